@@ -1,0 +1,75 @@
+//! Every map of the program. Each comment says who writes it, who reads it, and what happens when it is full.
+//!
+//! Sizes given here are defaults; the daemon sets those of the flow tables from its configuration.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use pairflip_common::{
+    counter::{COUNTERS_MAX, Counter},
+    flow::{FlowEntry, FlowKey},
+    route::{
+        BACKENDS_MAX, Backend, BackendKey, CLUSTERS_MAX, DEVICES_MAX, Device, FILTER_SLOTS,
+        ROUTES_MAX, Route, Scratch, Settings, VipKey, VipRoute,
+    },
+};
+
+/// Flows past the handshake, two entries each. Written by the program, removed also by the daemon. Full: new
+/// connections are refused with RST and counted; entries are never evicted.
+#[btf_map]
+pub(crate) static FLOWS: HashMap<FlowKey, FlowEntry, { 2 * 262_144 }> = HashMap::new();
+
+/// Connections before the end of the handshake, two entries each. Written by the program. Full: the least recently
+/// used are evicted, which is what a SYN flood does to itself. One list for all CPUs: lists
+/// per CPU would leave each a small share of the table, which a burst of honest connections on one CPU exceeds.
+#[btf_map]
+pub(crate) static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, { 2 * 16_384 }> = LruHashMap::new();
+
+/// The route table of each cluster. Written by the daemon, one slot per swap; read for new connections.
+#[btf_map]
+pub(crate) static CLUSTERS: ArrayOfMaps<
+    Array<Route, { ROUTES_MAX as usize }>,
+    { CLUSTERS_MAX as usize },
+> = ArrayOfMaps::new();
+
+/// VIP to route, and every VIP's address with port 0. Written by the daemon; read for packets of no flow.
+#[btf_map]
+pub(crate) static VIPS: HashMap<VipKey, VipRoute, { 2 * (CLUSTERS_MAX * ROUTES_MAX) as usize }> =
+    HashMap::new();
+
+/// How each backend is reached. Written by the daemon as the network changes; read for every packet to a backend.
+#[btf_map]
+pub(crate) static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
+
+/// Backend by address. Written by the daemon; read for packets of no flow.
+#[btf_map]
+pub(crate) static BACKEND_IDS: HashMap<BackendKey, u32, { BACKENDS_MAX as usize }> = HashMap::new();
+
+/// Interfaces on the clients' side. Written by the daemon; read for every packet to a client.
+#[btf_map]
+pub(crate) static DEVICES: Array<Device, { DEVICES_MAX as usize }> = Array::new();
+
+/// Which destination addresses may be ours. Written by the daemon; read for every packet.
+#[btf_map]
+pub(crate) static FILTER: Array<u64, { FILTER_SLOTS as usize }> = Array::new();
+
+/// One entry. Written by the daemon.
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// Packets by [`Counter`]. Written by the program, read by the daemon.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<u64, { COUNTERS_MAX as usize }> = PerCpuArray::new();
+
+/// One entry per CPU. Written by the program; the daemon sets the first cursor of each CPU.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
+        unsafe { *value += 1 }
+    }
+}
