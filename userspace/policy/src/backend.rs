@@ -1,0 +1,291 @@
+//! Backend: what is known about one server, from its check results alone.
+//!
+//! Two counts for a replica: `health` (does it answer) and `fitness` (does it replicate well enough
+//! for reads). A primary has the first only: lag and thread conditions must never take the writer
+//! away.
+
+use std::time::Duration;
+
+use crate::{
+    health::{Health, Verdict},
+    ids::{BackendId, PairId},
+    input::{Cause, CheckFailure, CheckResult, ClusterSpec, Facts, Role},
+    moment::Moment,
+    output::Pace,
+    reason::{BackendReason, ReplicationFault},
+    view::BackendView,
+};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Backend {
+    pub(crate) id: BackendId,
+    pub(crate) pair: PairId,
+    pub(crate) role: Role,
+    pub(crate) health: Health,
+    /// Counted for replicas only.
+    pub(crate) fitness: Health,
+    /// The last answer, however long ago.
+    pub(crate) facts: Option<Facts>,
+    /// Why the last probe got no answer; `None` if it got one.
+    pub(crate) failure: Option<CheckFailure>,
+    pub(crate) checked_at: Option<Moment>,
+    /// When the last run of silent failures began; `None` if the last probe heard something.
+    silent_since: Option<Moment>,
+    /// What the last events said.
+    pub(crate) reported: Reported,
+    /// What the last [`crate::Output::SetPace`] said.
+    pub(crate) pace: Option<Pace>,
+}
+
+/// What the log knows about a backend, so that it hears of changes only.
+#[derive(Clone, Debug)]
+pub(crate) struct Reported {
+    pub(crate) health: Health,
+    pub(crate) fitness: Health,
+    pub(crate) read_only: Option<bool>,
+    pub(crate) impaired: Option<Cause>,
+}
+
+impl Backend {
+    pub(crate) const fn new(id: BackendId, pair: PairId, role: Role) -> Self {
+        Self {
+            id,
+            pair,
+            role,
+            health: Health::NEW,
+            fitness: Health::NEW,
+            facts: None,
+            failure: None,
+            checked_at: None,
+            silent_since: None,
+            reported: Reported {
+                health: Health::NEW,
+                fitness: Health::NEW,
+                read_only: None,
+                impaired: None,
+            },
+            pace: None,
+        }
+    }
+
+    /// Counts one check result. Taking down is [`Backend::convict`]'s.
+    pub(crate) fn record(&mut self, result: CheckResult, spec: &ClusterSpec, now: Moment) {
+        self.checked_at = Some(now);
+        match result {
+            CheckResult::Answered(facts) => {
+                self.health = self.health.passed(spec.rise);
+                self.silent_since = None;
+                if self.role == Role::Replica {
+                    self.fitness = match replication_fault(&facts, spec.max_lag) {
+                        None => self.fitness.passed(spec.rise),
+                        Some(_) => self.fitness.failed().convicted(spec.fall),
+                    };
+                }
+                self.facts = Some(facts);
+                self.failure = None;
+            }
+            CheckResult::Failed(failure) => {
+                if failure.cause.may_take_down() {
+                    self.health = self.health.failed();
+                    self.silent_since = if failure.cause.is_silence() {
+                        self.silent_since.or(Some(now))
+                    } else {
+                        None
+                    };
+                } else {
+                    // The server is alive, so failures before and after are not in a row.
+                    self.health = self.health.recounted();
+                    self.silent_since = None;
+                }
+                self.failure = Some(failure);
+            }
+        }
+    }
+
+    /// Takes the backend down if `fall` is reached.
+    pub(crate) fn convict(&mut self, spec: &ClusterSpec) {
+        self.health = self.health.convicted(spec.fall);
+        if self.health == Health::Down {
+            // A server that comes back has its catching-up before it; it proves its fitness anew.
+            self.fitness = Health::Down;
+        }
+    }
+
+    /// Restarts the count of a backend that is silent, because silence said nothing about it.
+    pub(crate) fn forget_silence(&mut self) {
+        if self.silent_since.take().is_some() {
+            self.health = self.health.recounted();
+        }
+    }
+
+    /// Returns since when a witness is needed before the failures counted mean anything.
+    pub(crate) fn wants_witness_since(&self) -> Option<Moment> {
+        if self.health.failures() > 0 { self.silent_since } else { None }
+    }
+
+    /// Returns whether the last probe heard something from the server.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.checked_at.is_some() && !self.is_silent()
+    }
+
+    /// Returns whether the last probe heard something from the server, after this moment.
+    pub(crate) fn is_heard_after(&self, moment: Moment) -> bool {
+        self.is_heard() && self.checked_at > Some(moment)
+    }
+
+    /// Returns whether the last probe heard nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.cause.is_silence())
+    }
+
+    /// Returns the failure of the last probe, if the server is alive and the check could not judge
+    /// it.
+    pub(crate) fn impairment(&self) -> Option<&CheckFailure> {
+        self.failure.as_ref().filter(|failure| !failure.cause.may_take_down())
+    }
+
+    pub(crate) fn read_only(&self) -> Option<bool> {
+        self.facts.as_ref().map(|facts| facts.read_only)
+    }
+
+    /// Returns whether reads may go to this replica.
+    pub(crate) fn read_verdict(&self) -> Verdict {
+        match (self.health.verdict(), self.fitness.verdict()) {
+            (Verdict::Down, _) | (_, Verdict::Down) => Verdict::Down,
+            (Verdict::Up, Verdict::Up) => Verdict::Up,
+            (Verdict::None, _) | (_, Verdict::None) => Verdict::None,
+        }
+    }
+
+    /// Returns whether the next checks of this backend can change where something goes.
+    pub(crate) fn is_counting(&self) -> bool {
+        // A server that turns our account away must not be asked more often: that is how hosts get
+        // blocked.
+        self.impairment().is_none()
+            && (self.health.is_counting()
+                || self.role == Role::Replica && self.health.is_up() && self.fitness.is_counting())
+    }
+
+    /// Returns why the backend is seen as it is.
+    pub(crate) fn reason(&self, spec: &ClusterSpec, active: PairId) -> BackendReason {
+        if let Some(failure) = &self.failure {
+            let (cause, text) = (failure.cause, failure.text.clone());
+            return if !cause.may_take_down() {
+                BackendReason::Impaired { cause, text }
+            } else if self.health.failures() >= spec.fall.max(1) {
+                BackendReason::Unconfirmed { cause, text }
+            } else {
+                BackendReason::Failing { cause, text }
+            };
+        }
+        let Some(facts) = &self.facts else { return BackendReason::Unchecked };
+        if self.role == Role::Primary && self.pair == active {
+            return if facts.read_only { BackendReason::ReadOnly } else { BackendReason::Passing };
+        }
+        replication_fault(facts, spec.max_lag)
+            .map_or(BackendReason::Passing, BackendReason::Replication)
+    }
+
+    pub(crate) fn view(&self, spec: &ClusterSpec, active: PairId) -> BackendView {
+        BackendView {
+            id: self.id,
+            role: self.role,
+            health: self.health,
+            fitness: match self.role {
+                Role::Primary => None,
+                Role::Replica => Some(self.fitness),
+            },
+            reason: self.reason(spec, active),
+            lag: self.facts.as_ref().and_then(lag),
+            read_only: self.read_only(),
+            facts: self.facts.clone(),
+            checked_at: self.checked_at,
+            pace: self.pace.unwrap_or(Pace::Steady),
+        }
+    }
+}
+
+/// Returns what is wrong with a server's replication, the worst first.
+pub(crate) fn replication_fault(facts: &Facts, max_lag: Duration) -> Option<ReplicationFault> {
+    if facts.replication.is_empty() {
+        return Some(ReplicationFault::NoChannel);
+    }
+    for channel in &facts.replication {
+        let name = || channel.name.clone();
+        if !channel.sql_running {
+            return Some(ReplicationFault::SqlStopped { channel: name() });
+        }
+        if !channel.io_running {
+            return Some(ReplicationFault::IoStopped { channel: name() });
+        }
+        if channel.lag.is_none() {
+            return Some(ReplicationFault::LagUnknown { channel: name() });
+        }
+    }
+    let lag = lag(facts)?;
+    (lag > max_lag).then_some(ReplicationFault::Lagging { lag, max_lag })
+}
+
+/// Returns the largest lag of all channels; `None` if a channel does not know its own.
+fn lag(facts: &Facts) -> Option<Duration> {
+    let lags = facts.replication.iter().map(|channel| channel.lag);
+    lags.collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Channel;
+
+    #[test]
+    fn a_replica_is_fit_when_every_channel_runs_within_max_lag() {
+        check(&[(true, true, Some(10)), (true, true, Some(0))], None);
+    }
+
+    #[test]
+    fn a_replica_without_a_channel_is_unfit() {
+        check(&[], Some(ReplicationFault::NoChannel));
+    }
+
+    #[test]
+    fn a_stopped_thread_on_any_channel_is_a_fault() {
+        let channel = || "1".to_string();
+        let sql = ReplicationFault::SqlStopped { channel: channel() };
+        check(&[(true, true, Some(0)), (true, false, None)], Some(sql));
+        let io = ReplicationFault::IoStopped { channel: channel() };
+        check(&[(true, true, Some(0)), (false, true, None)], Some(io));
+    }
+
+    #[test]
+    fn an_unknown_lag_is_a_fault() {
+        let fault = ReplicationFault::LagUnknown { channel: "0".into() };
+        check(&[(true, true, None)], Some(fault));
+    }
+
+    #[test]
+    fn the_worst_channel_decides_the_lag() {
+        let lag = Duration::from_secs(11);
+        let max_lag = Duration::from_secs(10);
+        check(
+            &[(true, true, Some(1)), (true, true, Some(11))],
+            Some(ReplicationFault::Lagging { lag, max_lag }),
+        );
+    }
+
+    /// Channels are (io_running, sql_running, lag in seconds), named by their index; `max_lag` is
+    /// 10 s.
+    fn check(channels: &[(bool, bool, Option<u64>)], expected: Option<ReplicationFault>) {
+        let replication = channels
+            .iter()
+            .enumerate()
+            .map(|(index, &(io_running, sql_running, lag))| Channel {
+                name: index.to_string(),
+                io_running,
+                sql_running,
+                lag: lag.map(Duration::from_secs),
+            })
+            .collect();
+        let facts = Facts { read_only: true, server_id: 1, version: String::new(), replication };
+        assert_eq!(replication_fault(&facts, Duration::from_secs(10)), expected);
+    }
+}

@@ -1,0 +1,365 @@
+//! Cluster: which pair is active, what the kernel and the state file hold, and what they should
+//! hold next.
+//!
+//! | State | Trigger | Next | Why |
+//! |---|---|---|---|
+//! | no table | every route's answer is known | swap | first answers |
+//! | table | an answer differs from the table | swap | checked, caught up |
+//! | swap under way | `Applied` ok | the new table is in force | - |
+//! | swap under way | `Applied` failed | the old table is in force; again after `fast_interval` | retry |
+//! | a pair active | `Flip` accepted | flip persisting | operator |
+//! | flip persisting | `Persisted` ok | flip swapping, after an earlier swap came back | flip |
+//! | flip persisting | `Persisted` failed | refused; the state file is written back | flip undone |
+//! | flip swapping | `Applied` ok | the other pair is active; `cut` ends the old one's flows | flip |
+//! | flip swapping | `Applied` failed | refused; the state file is written back | flip undone |
+//!
+//! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
+//! what is known to be in force with what should be, and asks for one step of each at most.
+
+mod advance;
+mod report;
+mod start;
+mod status;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::{
+    backend::Backend,
+    flip::{self, Flip},
+    ids::{BackendId, Generation, PairId, RequestId},
+    input::{
+        ApplyError, CheckResult, ClusterSpec, Drain, PairSpec, PersistError, Precondition, Role,
+    },
+    moment::Moment,
+    output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
+    reason::{ChangeReason, EndReason, FlipWarning, IgnoredReason, PersistReason, RouteReason},
+    routing::Backends,
+    view::{ChecksState, FlipStage},
+};
+
+type Outputs = VecDeque<Output>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    spec: ClusterSpec,
+    backends: Backends,
+    active: PairId,
+    flip: Option<Flip>,
+    checks: ChecksState,
+    /// The last generation given out; a failed swap's is not used again.
+    generation: Generation,
+    /// What the kernel is known to forward by; `None` before the first swap.
+    table: Option<RouteTable>,
+    /// What the kernel forwarded each route to at the start; empty from the first flip on.
+    presumed: Vec<Vec<BackendId>>,
+    swap: Swap,
+    state_file: StateFile,
+}
+
+/// The kernel's table, on its way.
+#[derive(Clone, Debug, Default)]
+struct Swap {
+    under_way: Option<(RouteTable, Vec<RouteReason>)>,
+    /// After a failed swap: when the next may be tried. On expiry the answers are compared afresh.
+    retry_at: Option<Moment>,
+}
+
+/// The state file's knowledge of the active pair.
+#[derive(Clone, Debug)]
+struct StateFile {
+    /// What it is known to say; `None` when it may say anything.
+    holds: Option<PairId>,
+    under_way: Option<PairId>,
+    /// After a failed write: when the next may be tried. On expiry it is.
+    retry_at: Option<Moment>,
+    /// Why it is written when no flip needs it.
+    reason: PersistReason,
+    /// The log has heard that it cannot be written.
+    failure_reported: bool,
+}
+
+impl Cluster {
+    pub(crate) fn new(
+        spec: ClusterSpec,
+        state_file: Option<PairId>,
+        generation: Generation,
+        table: Option<RouteTable>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) -> Self {
+        assert!(!spec.pairs.is_empty(), "{} has no pair", spec.id);
+        let generation = generation.max(table.as_ref().map_or(Generation(0), |t| t.generation));
+        let state_file = state_file.filter(|pair| spec.pairs.iter().any(|known| known.id == *pair));
+        let table = table.filter(|table| start::fits(table, &spec));
+        let (active, source) = start::active(&spec, state_file, table.as_ref());
+        let table = table.filter(|table| table.active == active);
+        let presumed = table.iter().flat_map(|table| &table.routes);
+        let presumed = presumed.map(|target| target.backends().to_vec()).collect();
+        let mut cluster = Self {
+            backends: spec.pairs.iter().flat_map(backends_of).collect(),
+            active,
+            flip: None,
+            checks: ChecksState::Working,
+            generation,
+            table,
+            presumed,
+            swap: Swap::default(),
+            state_file: StateFile {
+                holds: state_file,
+                under_way: None,
+                retry_at: None,
+                reason: PersistReason::Reconcile,
+                failure_reported: false,
+            },
+            spec,
+        };
+        cluster.event(EventKind::Started { active, generation, source }, now, outputs);
+        cluster.advance(ChangeReason::FirstAnswers, now, outputs);
+        cluster
+    }
+
+    pub(crate) fn checked(
+        &mut self,
+        backend: BackendId,
+        result: CheckResult,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        if !result.is_silence() && !self.backends.values().any(Backend::is_heard) {
+            // Our network is back. What was counted without it is void, or the first answer would
+            // witness against every backend that has not been asked again.
+            self.backends.values_mut().for_each(Backend::forget_silence);
+        }
+        if let Some(known) = self.backends.get_mut(&backend) {
+            known.record(result, &self.spec, now);
+        }
+        self.advance(ChangeReason::Checked { backend }, now, outputs);
+    }
+
+    pub(crate) fn flip(
+        &mut self,
+        request: RequestId,
+        to: Option<PairId>,
+        drain: Option<Drain>,
+        force: &BTreeSet<Precondition>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let drain = drain.unwrap_or(self.spec.drain);
+        match self.accept_flip(request, to, drain, force, now) {
+            Ok(Some(flip)) => {
+                let Flip { from, to, .. } = flip;
+                self.flip = Some(flip);
+                self.event(EventKind::FlipStarted { request, from, to, drain }, now, outputs);
+                self.advance(ChangeReason::CaughtUp, now, outputs);
+            }
+            Ok(None) => {
+                let done = FlipDone {
+                    from: self.active,
+                    to: self.active,
+                    generation: self.generation_in_force(),
+                    drain,
+                    warnings: vec![FlipWarning::AlreadyActive],
+                };
+                self.reply(request, Ok(done), now, outputs);
+            }
+            Err(refused) => self.reply(request, Err(refused), now, outputs),
+        }
+    }
+
+    /// Returns the flip to start, or `None` if its pair is active already.
+    fn accept_flip(
+        &self,
+        request: RequestId,
+        to: Option<PairId>,
+        drain: Drain,
+        force: &BTreeSet<Precondition>,
+        now: Moment,
+    ) -> Result<Option<Flip>, FlipRefused> {
+        if let Some(running) = &self.flip {
+            return Err(FlipRefused::FlipRunning { request: running.request, to: running.to });
+        }
+        let to = flip::target(to, &self.spec, self.active)?;
+        if to == self.active {
+            return Ok(None);
+        }
+        let (old, new) = (self.pair(self.active), self.pair(to));
+        flip::preflight(new, &self.backends, force)?;
+        Ok(Some(Flip {
+            request,
+            from: self.active,
+            to,
+            drain,
+            stage: FlipStage::Persisting,
+            since: now,
+            warnings: flip::warnings(old, new, drain, &self.backends),
+        }))
+    }
+
+    pub(crate) fn applied(
+        &mut self,
+        generation: Generation,
+        result: Result<(), ApplyError>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let answered = self.swap.under_way.take_if(|(table, _)| table.generation == generation);
+        let Some((table, reasons)) = answered else {
+            let reason = IgnoredReason::UnexpectedApplied { generation };
+            return self.event(EventKind::Ignored { reason }, now, outputs);
+        };
+        let flip = self.flip.take_if(|flip| flip.stage == FlipStage::Swapping);
+        match result {
+            Ok(()) => {
+                self.swap.retry_at = None;
+                self.put_in_force(table, &reasons, now, outputs);
+                if let Some(flip) = flip {
+                    self.finish_flip(flip, now, outputs);
+                }
+            }
+            Err(ApplyError { reason }) => {
+                let what = EventKind::SwapFailed { generation, reason: reason.clone() };
+                self.event(what, now, outputs);
+                match flip {
+                    Some(flip) => {
+                        let refused = FlipRefused::NotApplied { to: flip.to, reason };
+                        self.undo_flip(&flip, refused, now, outputs);
+                    }
+                    None => self.swap.retry_at = Some(now + self.spec.fast_interval),
+                }
+            }
+        }
+        self.advance(ChangeReason::CaughtUp, now, outputs);
+    }
+
+    fn put_in_force(
+        &mut self,
+        table: RouteTable,
+        reasons: &[RouteReason],
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let old = self.table.take();
+        for ((route, to), reason) in self.spec.routes.iter().zip(&table.routes).zip(reasons) {
+            let from = old.as_ref().and_then(|old| old.routes.get(usize::from(route.id.0)));
+            if from.is_some_and(|from| from.backends() == to.backends()) {
+                continue;
+            }
+            let what = EventKind::RouteChanged {
+                route: route.id,
+                from: from.cloned(),
+                to: to.clone(),
+                reason: *reason,
+                generation: table.generation,
+            };
+            self.event(what, now, outputs);
+        }
+        self.table = Some(table);
+    }
+
+    fn finish_flip(&mut self, flip: Flip, now: Moment, outputs: &mut Outputs) {
+        self.active = flip.to;
+        self.presumed.clear();
+        if flip.drain == Drain::Cut {
+            outputs.push_back(Output::EndFlows {
+                cluster: self.spec.id,
+                which: EndWhich::Pair(flip.from),
+                reason: EndReason::FlipCut { request: flip.request },
+            });
+        }
+        let done = FlipDone {
+            from: flip.from,
+            to: flip.to,
+            generation: self.generation_in_force(),
+            drain: flip.drain,
+            warnings: flip.warnings,
+        };
+        self.reply(flip.request, Ok(done), now, outputs);
+    }
+
+    fn undo_flip(&mut self, flip: &Flip, refused: FlipRefused, now: Moment, outputs: &mut Outputs) {
+        // `active` never changed; the next `advance` finds that the state file says otherwise.
+        self.state_file.reason = PersistReason::FlipUndone;
+        self.reply(flip.request, Err(refused), now, outputs);
+    }
+
+    pub(crate) fn persisted(
+        &mut self,
+        result: Result<(), PersistError>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let Some(pair) = self.state_file.under_way.take() else {
+            let reason = IgnoredReason::UnexpectedPersisted;
+            return self.event(EventKind::Ignored { reason }, now, outputs);
+        };
+        match result {
+            Ok(()) => {
+                self.state_file.holds = Some(pair);
+                self.state_file.retry_at = None;
+                self.state_file.failure_reported = false;
+            }
+            Err(PersistError { reason }) => {
+                // A write that failed late may have replaced the file all the same.
+                self.state_file.holds = None;
+                if !self.state_file.failure_reported {
+                    let what = EventKind::PersistFailed { pair, reason: reason.clone() };
+                    self.event(what, now, outputs);
+                    self.state_file.failure_reported = true;
+                }
+                let is_flips = |flip: &mut Flip| flip.to == pair;
+                match self.flip.take_if(is_flips) {
+                    Some(flip) => {
+                        let refused = FlipRefused::NotPersisted { to: pair, reason };
+                        self.undo_flip(&flip, refused, now, outputs);
+                    }
+                    None => self.state_file.retry_at = Some(now + self.spec.interval),
+                }
+            }
+        }
+        self.advance(ChangeReason::CaughtUp, now, outputs);
+    }
+
+    pub(crate) fn timed_out(&mut self, now: Moment, outputs: &mut Outputs) {
+        self.advance(ChangeReason::Retry, now, outputs);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten().min()
+    }
+
+    fn pair(&self, id: PairId) -> &PairSpec {
+        // Every pair id held here was found in the configuration before, and there it is the index.
+        &self.spec.pairs[usize::from(id.0)]
+    }
+
+    fn generation_in_force(&self) -> Generation {
+        self.table.as_ref().map_or(Generation(0), |table| table.generation)
+    }
+
+    fn reply(
+        &self,
+        request: RequestId,
+        result: Result<FlipDone, FlipRefused>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let what = match result.clone() {
+            Ok(done) => EventKind::FlipDone { request, done },
+            Err(refused) => EventKind::FlipRefused { request, refused },
+        };
+        self.event(what, now, outputs);
+        outputs.push_back(Output::Reply { request, result });
+    }
+
+    fn event(&self, what: EventKind, at: Moment, outputs: &mut Outputs) {
+        outputs.push_back(Output::Event(Event { at, cluster: Some(self.spec.id), what }));
+    }
+}
+
+fn backends_of(pair: &PairSpec) -> impl Iterator<Item = (BackendId, Backend)> + '_ {
+    pair.backends().map(|id| {
+        let role = if id == pair.primary { Role::Primary } else { Role::Replica };
+        (id, Backend::new(id, pair.id, role))
+    })
+}

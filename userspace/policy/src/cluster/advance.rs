@@ -1,0 +1,169 @@
+//! Advance: the steps from what is in force to what should be, at most one swap and one write under
+//! way each.
+//!
+//! Runs after every input and owns no state of its own. Order matters: verdicts first, then the
+//! state file, then the swap that may depend on it, then the end of flows, whose clients must find
+//! the new routes.
+
+use crate::{
+    flip::Flip,
+    ids::{BackendId, PairId},
+    input::Access,
+    moment::Moment,
+    output::{EndWhich, Output, Pace, RouteTable},
+    reason::{ChangeReason, EndReason, PersistReason},
+    routing::{self, Answer},
+    view::FlipStage,
+};
+
+use super::{Cluster, Outputs};
+
+impl Cluster {
+    /// Takes every step that what is known calls for.
+    pub(super) fn advance(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
+        self.convict();
+        let downs = self.report(now, outputs);
+        self.advance_state_file(now, outputs);
+        self.advance_swap(trigger, now, outputs);
+        // After the swap, so that a client whose connection is ended finds the new routes when it
+        // comes back.
+        for (backend, cause) in downs {
+            outputs.push_back(Output::EndFlows {
+                cluster: self.spec.id,
+                which: EndWhich::Backend(backend),
+                reason: EndReason::BackendDown { cause },
+            });
+        }
+        self.set_paces(outputs);
+    }
+
+    /// Takes down every backend whose failures are enough, and believable.
+    ///
+    /// Silence from one backend is believed only if another was heard from after it began: if all
+    /// are silent, the fault is more likely ours than theirs, and routes and flows stay.
+    fn convict(&mut self) {
+        let guilty = self.backends.values().filter(|backend| {
+            backend.health.failures() > 0
+                && backend.wants_witness_since().is_none_or(|since| {
+                    self.backends
+                        .values()
+                        .any(|other| other.id != backend.id && other.is_heard_after(since))
+                })
+        });
+        for id in guilty.map(|backend| backend.id).collect::<Vec<_>>() {
+            if let Some(backend) = self.backends.get_mut(&id) {
+                backend.convict(&self.spec);
+            }
+        }
+    }
+
+    /// Asks for a write of the state file if it does not say what it should.
+    fn advance_state_file(&mut self, now: Moment, outputs: &mut Outputs) {
+        let file = &mut self.state_file;
+        if file.under_way.is_some() {
+            return;
+        }
+        let goal = self.flip.as_ref().map_or(self.active, |flip| flip.to);
+        let flip = self.flip.as_mut().filter(|flip| flip.stage == FlipStage::Persisting);
+        if file.holds == Some(goal) {
+            file.retry_at = None;
+            if let Some(flip) = flip {
+                flip.stage = FlipStage::Persisted;
+            }
+            return;
+        }
+        let reason = match flip {
+            // An operator waits: no pause after an earlier failure.
+            Some(flip) => PersistReason::Flip { request: flip.request },
+            None if file.retry_at.is_some_and(|at| at > now) => return,
+            None => file.reason,
+        };
+        file.retry_at = None;
+        file.under_way = Some(goal);
+        outputs.push_back(Output::PersistActive { cluster: self.spec.id, pair: goal, reason });
+    }
+
+    /// Asks for a swap if the kernel's table is not what it should be.
+    fn advance_swap(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
+        if self.swap.under_way.is_some() {
+            return;
+        }
+        self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
+        let flip = self.flip.as_ref().filter(|flip| flip.stage == FlipStage::Persisted);
+        let (pair, reason) = match flip {
+            Some(Flip { request, from, to, .. }) => {
+                (*to, ChangeReason::Flip { request: *request, from: *from, to: *to })
+            }
+            None if self.table.is_none() => (self.active, ChangeReason::FirstAnswers),
+            None => (self.active, trigger),
+        };
+        let answers = self.answers(pair);
+        let mut table = RouteTable {
+            generation: self.generation,
+            active: pair,
+            routes: answers.iter().map(|answer| answer.target.clone()).collect(),
+        };
+        let in_force = self.table.as_ref();
+        if in_force.is_some_and(|in_force| in_force.routes_like(&table)) {
+            self.swap.retry_at = None;
+            return;
+        }
+        if flip.is_none() {
+            let is_decided = |answer| routing::is_decided(answer, self.pair(pair), &self.backends);
+            let must_wait = in_force.is_none() && !answers.iter().all(is_decided);
+            if must_wait || self.swap.retry_at.is_some() {
+                return;
+            }
+        }
+        self.generation = self.generation.next();
+        table.generation = self.generation;
+        self.swap.retry_at = None;
+        let reasons = answers.iter().map(|answer| answer.reason).collect();
+        self.swap.under_way = Some((table.clone(), reasons));
+        if let Some(flip) = &mut self.flip
+            && flip.stage == FlipStage::Persisted
+        {
+            flip.stage = FlipStage::Swapping;
+        }
+        outputs.push_back(Output::SwapRoutes { cluster: self.spec.id, table, reason });
+    }
+
+    /// Returns where every route goes when this pair is active.
+    pub(super) fn answers(&self, pair: PairId) -> Vec<Answer> {
+        let presumed = |route: usize| -> &[BackendId] {
+            if pair == self.active {
+                self.presumed.get(route).map_or(&[], Vec::as_slice)
+            } else {
+                &[]
+            }
+        };
+        let routes = self.spec.routes.iter().enumerate();
+        routes
+            .map(|(index, route)| {
+                routing::answer(route.access, self.pair(pair), &self.backends, presumed(index))
+            })
+            .collect()
+    }
+
+    /// Sets the pace of every backend whose pace changed.
+    fn set_paces(&mut self, outputs: &mut Outputs) {
+        let wants_witness =
+            self.backends.values().any(|backend| backend.wants_witness_since().is_some());
+        let has_write = self.spec.routes.iter().any(|route| route.access == Access::Write);
+        let writer = self.pair(self.active).primary;
+        for backend in self.backends.values_mut() {
+            // The route opens again the moment the server is seen writable, so look often.
+            let is_awaited = has_write
+                && backend.id == writer
+                && backend.health.is_up()
+                && backend.read_only() == Some(true);
+            let is_hurried = backend.is_counting()
+                || (backend.impairment().is_none() && (wants_witness || is_awaited));
+            let pace = if is_hurried { Pace::Fast } else { Pace::Steady };
+            if backend.pace != Some(pace) {
+                backend.pace = Some(pace);
+                outputs.push_back(Output::SetPace { backend: backend.id, pace });
+            }
+        }
+    }
+}

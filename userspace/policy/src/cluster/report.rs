@@ -1,0 +1,81 @@
+//! Report: events for what changed in a cluster's backends since the last report. Decides nothing.
+
+use std::mem;
+
+use crate::{
+    backend::Backend,
+    health::{Health, Verdict},
+    ids::BackendId,
+    input::{Cause, Role},
+    moment::Moment,
+    output::EventKind,
+    view::ChecksState,
+};
+
+use super::{Cluster, Outputs};
+
+impl Cluster {
+    /// Emits an event for everything that changed, and returns the backends that went down.
+    pub(super) fn report(&mut self, now: Moment, outputs: &mut Outputs) -> Vec<(BackendId, Cause)> {
+        let mut kinds = Vec::new();
+        let mut downs = Vec::new();
+        for backend in self.backends.values_mut() {
+            let reason = |backend: &Backend| backend.reason(&self.spec, self.active);
+            let from = mem::replace(&mut backend.reported.health, backend.health);
+            let (id, to) = (backend.id, backend.health);
+            if from.name() != to.name() {
+                let reason = reason(backend);
+                kinds.push(EventKind::HealthChanged { backend: id, from, to, reason });
+            }
+            if from.verdict() != Verdict::Down
+                && let (Health::Down, Some(failure)) = (to, &backend.failure)
+            {
+                downs.push((id, failure.cause));
+            }
+            let from = mem::replace(&mut backend.reported.fitness, backend.fitness);
+            let to = backend.fitness;
+            // Of a dead replica it is no news that it does not replicate.
+            if backend.role == Role::Replica && backend.health.is_up() && from.name() != to.name() {
+                let reason = reason(backend);
+                kinds.push(EventKind::FitnessChanged { backend: id, from, to, reason });
+            }
+            kinds.extend(read_only_change(backend));
+            kinds.extend(impairment_change(backend));
+        }
+        kinds.extend(self.checks_change(now));
+        for kind in kinds {
+            self.event(kind, now, outputs);
+        }
+        downs
+    }
+
+    fn checks_change(&mut self, now: Moment) -> Option<EventKind> {
+        match (self.checks, self.backends.values().all(Backend::is_silent)) {
+            (ChecksState::Working, true) => {
+                self.checks = ChecksState::AllFailing { since: now };
+                Some(EventKind::AllChecksFailing)
+            }
+            (ChecksState::AllFailing { .. }, false) => {
+                self.checks = ChecksState::Working;
+                Some(EventKind::ChecksAnswering)
+            }
+            (ChecksState::Working, false) | (ChecksState::AllFailing { .. }, true) => None,
+        }
+    }
+}
+
+fn read_only_change(backend: &mut Backend) -> Option<EventKind> {
+    let read_only = backend.read_only()?;
+    let reported = backend.reported.read_only.replace(read_only);
+    (reported != Some(read_only))
+        .then_some(EventKind::ReadOnlyChanged { backend: backend.id, read_only })
+}
+
+fn impairment_change(backend: &mut Backend) -> Option<EventKind> {
+    let impairment = backend.impairment().cloned();
+    let cause = impairment.as_ref().map(|failure| failure.cause);
+    let reported = mem::replace(&mut backend.reported.impaired, cause);
+    let failure = impairment.filter(|_| reported != cause)?;
+    let (cause, text) = (failure.cause, failure.text);
+    Some(EventKind::CheckImpaired { backend: backend.id, cause, text })
+}

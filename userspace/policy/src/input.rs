@@ -1,0 +1,321 @@
+//! Inputs: every fact that the policy can be told, and what it is told once at the start.
+//!
+//! A failed check is data here, never an `Err`. Nothing in an input is trusted to fit: an id that
+//! is not configured or an answer to a question that was not asked is ignored and reported as an
+//! event.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use crate::{
+    ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
+    output::RouteTable,
+};
+
+/// One cluster as configured.
+///
+/// The configuration has made sure that there is at least one pair and that a backend belongs to
+/// one pair only.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClusterSpec {
+    pub id: ClusterId,
+    pub name: String,
+    /// Consecutive passes that bring a backend up again.
+    pub rise: u32,
+    /// Consecutive failures that take a backend down.
+    pub fall: u32,
+    /// Time between the starts of two probes when nothing is being counted.
+    pub interval: Duration,
+    /// Time between the starts of two probes while counting; not below `timeout`.
+    pub fast_interval: Duration,
+    /// The longest that one probe takes.
+    pub timeout: Duration,
+    /// A replica further behind than this is unfit for reads.
+    pub max_lag: Duration,
+    /// What a flip does to the old pair's flows when the request does not say.
+    pub drain: Drain,
+    /// In the order of their ids, starting with 0.
+    pub routes: Vec<RouteSpec>,
+    /// In the order of their ids, starting with 0.
+    pub pairs: Vec<PairSpec>,
+}
+
+/// One route as configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteSpec {
+    pub id: RouteId,
+    pub name: String,
+    pub access: Access,
+}
+
+/// One pair as configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PairSpec {
+    pub id: PairId,
+    pub name: String,
+    pub primary: BackendId,
+    pub replicas: Vec<BackendId>,
+}
+
+impl PairSpec {
+    /// Returns the pair's backends, the primary first.
+    pub fn backends(&self) -> impl Iterator<Item = BackendId> + '_ {
+        std::iter::once(self.primary).chain(self.replicas.iter().copied())
+    }
+}
+
+/// What a route is for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Access {
+    Write,
+    Read,
+}
+
+/// What happens to the old pair's flows when a flip sends new ones elsewhere.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Drain {
+    /// They live on.
+    Finish,
+    /// They are ended now.
+    Cut,
+}
+
+/// A backend's place in its pair, as configured. What was observed is a check result.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    Primary,
+    Replica,
+}
+
+/// What survived the last daemon: its state file and the kernel's maps. Empty at the very first
+/// start.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Restored {
+    /// Active pairs of the state file, by name looked up in today's configuration.
+    pub active: BTreeMap<ClusterId, PairId>,
+    /// The highest generation that was ever seen, from the state file or the kernel.
+    pub generation: BTreeMap<ClusterId, Generation>,
+    /// What the kernel forwards by at this moment. A refused route has
+    /// [`crate::RouteReason::Restored`].
+    pub tables: BTreeMap<ClusterId, RouteTable>,
+}
+
+/// A fact for the policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Input {
+    /// A probe ended.
+    Checked { backend: BackendId, result: CheckResult },
+    /// An operator asks for a route-only flip. Answered by exactly one [`crate::Output::Reply`].
+    Flip {
+        cluster: ClusterId,
+        request: RequestId,
+        /// `None` means the other pair.
+        to: Option<PairId>,
+        /// `None` means as configured.
+        drain: Option<Drain>,
+        /// Preconditions that need not hold.
+        force: BTreeSet<Precondition>,
+    },
+    /// The answer to [`crate::Output::SwapRoutes`]: the kernel's table was replaced, or is the old
+    /// one.
+    Applied { cluster: ClusterId, generation: Generation, result: Result<(), ApplyError> },
+    /// The answer to [`crate::Output::PersistActive`]: the state file was replaced durably, or not.
+    Persisted { cluster: ClusterId, result: Result<(), PersistError> },
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CheckResult {
+    /// The server let us in and answered every question.
+    Answered(Facts),
+    /// It did not.
+    Failed(CheckFailure),
+}
+
+impl CheckResult {
+    /// Returns whether the probe heard nothing, see [`Cause::is_silence`].
+    #[must_use]
+    pub const fn is_silence(&self) -> bool {
+        match self {
+            Self::Answered(_) => false,
+            Self::Failed(failure) => failure.cause.is_silence(),
+        }
+    }
+}
+
+/// What a server says about itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// `read_only` or `super_read_only`.
+    pub read_only: bool,
+    pub server_id: u32,
+    pub version: String,
+    /// One per replication source; empty on a server that replicates from nobody.
+    pub replication: Vec<Channel>,
+}
+
+/// One replication channel (MariaDB: connection) of a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Channel {
+    pub name: String,
+    pub io_running: bool,
+    pub sql_running: bool,
+    /// `None` when the server says NULL: it does not know.
+    pub lag: Option<Duration>,
+}
+
+/// Why a probe got no answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CheckFailure {
+    pub cause: Cause,
+    /// For the log and the operator; decides nothing.
+    pub text: String,
+}
+
+/// What kind of failure a probe met. Only some may take a backend down, see
+/// [`Cause::may_take_down`].
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Cause {
+    /// The host answers and nothing listens.
+    Refused,
+    /// No answer within `timeout`.
+    TimedOut,
+    /// No way to the host (ICMP, no neighbour, no route).
+    Unreachable,
+    /// The connection broke while we asked.
+    ConnectionLost,
+    /// Something answers that does not speak MySQL.
+    Protocol,
+    AuthDenied,
+    TooManyConnections,
+    /// `max_connect_errors` was reached for our address.
+    HostBlocked,
+    /// A limit of our account was reached.
+    UserLimit,
+    MissingGrant,
+    Tls,
+    Other,
+}
+
+impl Cause {
+    /// Returns whether failures of this kind, `fall` in a row, take a backend down.
+    ///
+    /// In all other cases the server is alive and the trouble is between it and our check account;
+    /// the application has its own account, so taking the server away would turn a broken check
+    /// into an outage.
+    #[must_use]
+    pub const fn may_take_down(self) -> bool {
+        match self {
+            Self::Refused
+            | Self::TimedOut
+            | Self::Unreachable
+            | Self::ConnectionLost
+            | Self::Protocol => true,
+            Self::AuthDenied
+            | Self::TooManyConnections
+            | Self::HostBlocked
+            | Self::UserLimit
+            | Self::MissingGrant
+            | Self::Tls
+            | Self::Other => false,
+        }
+    }
+
+    /// Returns whether nothing at all was heard, so that the fault may as well be our own
+    /// network's.
+    #[must_use]
+    pub const fn is_silence(self) -> bool {
+        match self {
+            Self::TimedOut | Self::Unreachable => true,
+            Self::Refused
+            | Self::ConnectionLost
+            | Self::Protocol
+            | Self::AuthDenied
+            | Self::TooManyConnections
+            | Self::HostBlocked
+            | Self::UserLimit
+            | Self::MissingGrant
+            | Self::Tls
+            | Self::Other => false,
+        }
+    }
+
+    /// Returns the word used in logs, metrics and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::ConnectionLost => "connection_lost",
+            Self::Protocol => "protocol",
+            Self::AuthDenied => "auth_denied",
+            Self::TooManyConnections => "too_many_connections",
+            Self::HostBlocked => "host_blocked",
+            Self::UserLimit => "user_limit",
+            Self::MissingGrant => "missing_grant",
+            Self::Tls => "tls",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::TimedOut => "timed out",
+            Self::Unreachable => "host unreachable",
+            Self::ConnectionLost => "connection lost",
+            Self::Protocol => "protocol error",
+            Self::AuthDenied => "access denied to the check user",
+            Self::TooManyConnections => "too many connections",
+            Self::HostBlocked => "this host is blocked by max_connect_errors",
+            Self::UserLimit => "the check user reached a limit of its account",
+            Self::MissingGrant => "the check user lacks a privilege",
+            Self::Tls => "TLS error",
+            Self::Other => "server error",
+        })
+    }
+}
+
+/// A condition of a flip that `--force` can waive.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Precondition {
+    /// No backend of the target pair is known to be up.
+    TargetDown,
+}
+
+impl Precondition {
+    /// Every precondition, for help texts.
+    pub const ALL: [Self; 1] = [Self::TargetDown];
+
+    /// Returns the word that `--force` takes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TargetDown => "target_down",
+        }
+    }
+
+    /// Returns the precondition of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|precondition| precondition.name() == name)
+    }
+}
+
+/// The kernel's table could not be replaced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ApplyError {
+    pub reason: String,
+}
+
+/// The state file could not be replaced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PersistError {
+    pub reason: String,
+}

@@ -1,0 +1,129 @@
+//! The decisions of pairflip: facts and a clock reading in, actions out.
+//!
+//! Sans-IO: nothing here opens a socket, reads a clock, sleeps or calls back. The same machine runs
+//! in the daemon and in the deterministic simulation (`tests/sim.rs`).
+//!
+//! # Contract
+//!
+//! Feed one input, apply outputs until there are none, then sleep until [`Policy::deadline`] or the
+//! next input.
+//!
+//! ```
+//! use std::{collections::BTreeSet, time::Duration};
+//! use pairflip_policy::*;
+//!
+//! let (a1, a2, b1, b2) = (BackendId(0), BackendId(1), BackendId(2), BackendId(3));
+//! let spec = ClusterSpec {
+//!     id: ClusterId(0),
+//!     name: "main".into(),
+//!     rise: 2,
+//!     fall: 3,
+//!     interval: Duration::from_secs(1),
+//!     fast_interval: Duration::from_millis(500),
+//!     timeout: Duration::from_millis(500),
+//!     max_lag: Duration::from_secs(10),
+//!     drain: Drain::Finish,
+//!     routes: vec![RouteSpec { id: RouteId(0), name: "writes".into(), access: Access::Write }],
+//!     pairs: vec![
+//!         PairSpec { id: PairId(0), name: "pair1".into(), primary: a1, replicas: vec![a2] },
+//!         PairSpec { id: PairId(1), name: "pair2".into(), primary: b1, replicas: vec![b2] },
+//!     ],
+//! };
+//! let mut policy = Policy::new(vec![spec], Restored::default(), Moment::START);
+//!
+//! // A driver that succeeds at everything: its answers are inputs again.
+//! fn run(policy: &mut Policy, input: Input, now: Moment) -> Vec<Output> {
+//!     let (mut inbox, mut done) = (vec![input], Vec::new());
+//!     while let Some(input) = inbox.pop() {
+//!         policy.handle(input, now);
+//!         while let Some(output) = policy.poll_output() {
+//!             match &output {
+//!                 Output::SwapRoutes { cluster, table, .. } => inbox.push(Input::Applied {
+//!                     cluster: *cluster, generation: table.generation, result: Ok(()),
+//!                 }),
+//!                 Output::PersistActive { cluster, .. } => {
+//!                     inbox.push(Input::Persisted { cluster: *cluster, result: Ok(()) });
+//!                 }
+//!                 _ => {}
+//!             }
+//!             done.push(output);
+//!         }
+//!     }
+//!     done
+//! }
+//! let answer = |read_only| CheckResult::Answered(Facts {
+//!     read_only, server_id: 1, version: "11.8".into(), replication: vec![],
+//! });
+//!
+//! // The active primary answers and is writable: the write route leads to it.
+//! run(&mut policy, Input::Checked { backend: a1, result: answer(false) }, Moment::from_millis(3));
+//! assert_eq!(policy.view().clusters[0].routes[0].backends, [a1]);
+//!
+//! // The operator flips. The state file is written first, then one swap moves every route, then comes the reply.
+//! run(&mut policy, Input::Checked { backend: b1, result: answer(false) }, Moment::from_millis(4));
+//! let outputs = run(&mut policy, Input::Flip {
+//!     cluster: ClusterId(0), request: RequestId(1), to: None, drain: None, force: BTreeSet::new(),
+//! }, Moment::from_millis(5));
+//! assert!(matches!(outputs.last(), Some(Output::Reply { result: Ok(done), .. }) if done.to == PairId(1)));
+//! assert_eq!(policy.view().clusters[0].routes[0].backends, [b1]);
+//! ```
+//!
+//! # What always holds
+//!
+//! - Every forwarded route of a table leads to one pair, and a table replaces all routes of its
+//!   cluster at once.
+//! - A table never forwards writes to a backend that was last seen read-only.
+//! - The active pair changes only when an operator asks; a returned pair gets nothing back by
+//!   itself.
+//! - A swap counts as done when [`Input::Applied`] says so, and a flip's swap follows its state
+//!   file.
+//! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
+//!   `cut`.
+//! - When nothing is heard from any backend, nothing changes.
+//! - An input that does not fit changes nothing.
+//!
+//! # Detection time
+//!
+//! A dead backend is down after at most `interval + (fall - 1) * fast_interval + timeout`. A
+//! failure of silence (no answer, no way to the host) also needs a witness: another backend of the
+//! cluster heard from after the first failure. All of them are probed at the fast pace while one is
+//! needed, so that this costs nothing from `fall = 2` on and at most one `fast_interval` with `fall
+//! = 1`.
+//!
+//! # Deliberately absent
+//!
+//! Addresses, files, sockets, clocks, randomness, and any error type: the policy cannot fail.
+
+mod backend;
+mod cluster;
+mod flip;
+pub mod health;
+pub mod ids;
+pub mod input;
+mod machine;
+pub mod moment;
+pub mod output;
+pub mod reason;
+mod routing;
+pub mod view;
+
+pub use health::{Health, Verdict};
+pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
+pub use input::{
+    Access, ApplyError, Cause, Channel, CheckFailure, CheckResult, ClusterSpec, Drain, Facts,
+    Input, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec,
+};
+pub use machine::Policy;
+pub use moment::Moment;
+pub use output::{
+    EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable, RouteTarget,
+    Severity,
+};
+pub use reason::{
+    ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
+    PersistReason, ReplicationFault, RouteReason,
+};
+pub use view::{
+    BackendView, ChecksState, ClusterView, FlipStage, FlipView, PairState, PairView, PolicyView,
+    RouteView,
+};

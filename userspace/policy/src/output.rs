@@ -1,0 +1,322 @@
+//! Outputs: everything the policy can ask for. The caller carries them out in order and feeds the
+//! answers back.
+//!
+//! An output is a wish. It counts as done only when its answer has come in.
+
+use std::fmt;
+
+use crate::{
+    health::Health,
+    ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
+    input::{Cause, Drain, Precondition},
+    moment::Moment,
+    reason::{
+        ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
+        PersistReason, RouteReason,
+    },
+};
+
+/// An action for the caller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Output {
+    /// Replace the cluster's routes in one step; answer with [`crate::Input::Applied`]. One per
+    /// cluster is under way.
+    SwapRoutes { cluster: ClusterId, table: RouteTable, reason: ChangeReason },
+    /// End flows on both sides with RST. No answer.
+    EndFlows { cluster: ClusterId, which: EndWhich, reason: EndReason },
+    /// Write the active pair to the state file durably; answer with [`crate::Input::Persisted`].
+    /// One per cluster is under way, and the swap of a flip follows only after success.
+    PersistActive { cluster: ClusterId, pair: PairId, reason: PersistReason },
+    /// Answer an operator. No answer.
+    Reply { request: RequestId, result: Result<FlipDone, FlipRefused> },
+    /// Probe a backend at this pace from now on; every backend gets one at the start. No answer.
+    SetPace { backend: BackendId, pace: Pace },
+    /// Something worth a log line. No answer.
+    Event(Event),
+}
+
+/// Where new connections of a cluster go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteTable {
+    pub generation: Generation,
+    /// The pair that every forwarded route of this table leads to.
+    pub active: PairId,
+    /// Indexed by [`RouteId`].
+    pub routes: Vec<RouteTarget>,
+}
+
+impl RouteTable {
+    /// Returns whether both tables send every new connection the same way, whatever the reasons and
+    /// generations.
+    #[must_use]
+    pub fn routes_like(&self, other: &Self) -> bool {
+        self.active == other.active
+            && self.routes.len() == other.routes.len()
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| a.backends() == b.backends())
+    }
+}
+
+/// Where new connections of one route go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RouteTarget {
+    /// To one of these; never empty.
+    Forward { backends: Vec<BackendId> },
+    /// Nowhere.
+    Refuse { reason: RouteReason },
+}
+
+impl RouteTarget {
+    /// Returns the backends that take new connections; none for a refused route.
+    #[must_use]
+    pub fn backends(&self) -> &[BackendId] {
+        match self {
+            Self::Forward { backends } => backends,
+            Self::Refuse { .. } => &[],
+        }
+    }
+}
+
+/// Which flows to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EndWhich {
+    Backend(BackendId),
+    /// Those to any backend of the pair.
+    Pair(PairId),
+}
+
+/// How often a backend is probed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pace {
+    /// Every `interval`.
+    Steady,
+    /// Every `fast_interval`.
+    Fast,
+}
+
+/// A flip that took place; also the answer when the pair was active already.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FlipDone {
+    pub from: PairId,
+    pub to: PairId,
+    /// Of the route table that is in force now.
+    pub generation: Generation,
+    pub drain: Drain,
+    /// What the operator should know; each prints as a sentence.
+    pub warnings: Vec<FlipWarning>,
+}
+
+/// Why a flip did not take place. Every route is as it was.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FlipRefused {
+    UnknownCluster {
+        cluster: ClusterId,
+    },
+    UnknownPair {
+        pair: PairId,
+    },
+    /// No target was named and there are several.
+    Ambiguous {
+        candidates: Vec<PairId>,
+    },
+    /// No target was named and there is none.
+    NoOtherPair,
+    FlipRunning {
+        request: RequestId,
+        to: PairId,
+    },
+    /// No backend of the target is known to be up, and [`Precondition::TargetDown`] was not forced.
+    TargetDown {
+        pair: PairId,
+    },
+    /// The state file could not be written, so a restart would undo the flip.
+    NotPersisted {
+        to: PairId,
+        reason: String,
+    },
+    /// The kernel's table could not be replaced.
+    NotApplied {
+        to: PairId,
+        reason: String,
+    },
+}
+
+impl FlipRefused {
+    /// Returns the word used in JSON and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::UnknownCluster { .. } => "unknown_cluster",
+            Self::UnknownPair { .. } => "unknown_pair",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::NoOtherPair => "no_other_pair",
+            Self::FlipRunning { .. } => "flip_running",
+            Self::TargetDown { .. } => "target_down",
+            Self::NotPersisted { .. } => "not_persisted",
+            Self::NotApplied { .. } => "not_applied",
+        }
+    }
+
+    /// Returns the precondition that `--force` would have to name.
+    #[must_use]
+    pub const fn precondition(&self) -> Option<Precondition> {
+        match self {
+            Self::TargetDown { .. } => Some(Precondition::TargetDown),
+            Self::UnknownCluster { .. }
+            | Self::UnknownPair { .. }
+            | Self::Ambiguous { .. }
+            | Self::NoOtherPair
+            | Self::FlipRunning { .. }
+            | Self::NotPersisted { .. }
+            | Self::NotApplied { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for FlipRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownCluster { cluster } => write!(f, "{cluster} is not configured"),
+            Self::UnknownPair { pair } => write!(f, "{pair} is not configured in this cluster"),
+            Self::Ambiguous { candidates } => {
+                write!(f, "{} pairs could become active and none was named", candidates.len())
+            }
+            Self::NoOtherPair => f.write_str("the cluster has no other pair"),
+            Self::FlipRunning { to, .. } => write!(f, "a flip to {to} is running"),
+            Self::TargetDown { pair } => write!(f, "no backend of {pair} is known to be up"),
+            Self::NotPersisted { reason, .. } => {
+                write!(f, "the state file could not be written: {reason}")
+            }
+            Self::NotApplied { reason, .. } => {
+                write!(f, "the kernel's route table could not be replaced: {reason}")
+            }
+        }
+    }
+}
+
+/// Something that happened, for the log and the journal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    pub at: Moment,
+    /// `None` only for inputs that belong to no configured cluster.
+    pub cluster: Option<ClusterId>,
+    pub what: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EventKind {
+    /// The cluster's state at the start and where it comes from.
+    Started {
+        active: PairId,
+        generation: Generation,
+        source: ActiveSource,
+    },
+    /// A backend went from one kind of health to another; counting on is no event.
+    HealthChanged {
+        backend: BackendId,
+        from: Health,
+        to: Health,
+        reason: BackendReason,
+    },
+    /// A replica became fit or unfit for reads while it is alive.
+    FitnessChanged {
+        backend: BackendId,
+        from: Health,
+        to: Health,
+        reason: BackendReason,
+    },
+    /// A server was first seen, or `read_only` changed.
+    ReadOnlyChanged {
+        backend: BackendId,
+        read_only: bool,
+    },
+    /// The server is alive and the check cannot judge it; somebody must repair the check account.
+    CheckImpaired {
+        backend: BackendId,
+        cause: Cause,
+        text: String,
+    },
+    /// Nothing is heard from any backend: most likely our own network. Routes stay.
+    AllChecksFailing,
+    /// Something is heard again after [`EventKind::AllChecksFailing`].
+    ChecksAnswering,
+    /// The kernel confirmed a new target for the route.
+    RouteChanged {
+        route: RouteId,
+        from: Option<RouteTarget>,
+        to: RouteTarget,
+        reason: RouteReason,
+        generation: Generation,
+    },
+    /// The kernel kept the old table; tried again unless it was a flip.
+    SwapFailed {
+        generation: Generation,
+        reason: String,
+    },
+    /// The state file could not be written; tried again unless it was a flip.
+    PersistFailed {
+        pair: PairId,
+        reason: String,
+    },
+    FlipStarted {
+        request: RequestId,
+        from: PairId,
+        to: PairId,
+        drain: Drain,
+    },
+    FlipDone {
+        request: RequestId,
+        done: FlipDone,
+    },
+    FlipRefused {
+        request: RequestId,
+        refused: FlipRefused,
+    },
+    /// An input that does not fit; nothing changed.
+    Ignored {
+        reason: IgnoredReason,
+    },
+}
+
+/// How much attention an event asks for; the log level.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Severity {
+    Debug,
+    Info,
+    /// An operator should look soon.
+    Warning,
+    /// Clients are, or will be, turned away.
+    Error,
+}
+
+impl Event {
+    /// Returns how much attention the event asks for.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        match &self.what {
+            EventKind::Started { .. }
+            | EventKind::ReadOnlyChanged { .. }
+            | EventKind::ChecksAnswering
+            | EventKind::FlipStarted { .. }
+            | EventKind::FlipDone { .. } => Severity::Info,
+            EventKind::HealthChanged { to, .. } => match to {
+                Health::Down => Severity::Error,
+                Health::Falling { .. } => Severity::Warning,
+                Health::Unknown { .. } | Health::Up | Health::Rising { .. } => Severity::Info,
+            },
+            EventKind::FitnessChanged { to, .. } => match to {
+                Health::Down | Health::Falling { .. } => Severity::Warning,
+                Health::Unknown { .. } | Health::Up | Health::Rising { .. } => Severity::Info,
+            },
+            EventKind::RouteChanged { to, .. } => match to {
+                RouteTarget::Forward { .. } => Severity::Info,
+                RouteTarget::Refuse { .. } => Severity::Error,
+            },
+            EventKind::CheckImpaired { .. } | EventKind::FlipRefused { .. } => Severity::Warning,
+            EventKind::AllChecksFailing
+            | EventKind::SwapFailed { .. }
+            | EventKind::PersistFailed { .. } => Severity::Error,
+            EventKind::Ignored { .. } => Severity::Debug,
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Reasons: every decision says why, in an enum that prints as the words an operator reads.
+//!
+//! Texts name no addresses, because the policy knows none; the caller puts the names around them.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    ids::{BackendId, Generation, PairId, RequestId},
+    input::Cause,
+};
+
+/// Why a route goes where it goes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum RouteReason {
+    /// Not every backend that matters has been checked once.
+    Unchecked,
+    /// Found in the kernel at the start; the checks have not come to another verdict.
+    Restored,
+    /// Write: forwarded to the primary.
+    PrimaryWritable,
+    /// Write: refused, because the primary is down.
+    PrimaryDown,
+    /// Write: refused, because the primary was checked but never passed or fell.
+    PrimaryUndecided,
+    /// Write: refused, because the primary was last seen read-only.
+    PrimaryReadOnly,
+    /// Read: forwarded to all replicas.
+    ReplicasFit,
+    /// Read: forwarded to the replicas that are fit; others are not.
+    SomeReplicasFit,
+    /// Read: fallback to the primary.
+    NoReplicaFit,
+    /// Read: the primary is down and these replicas have all that it sent them.
+    PrimaryDownReplicasCutOff,
+    /// Read: refused, because neither a replica nor the primary is fit.
+    NoBackendFit,
+}
+
+impl RouteReason {
+    /// Returns the word used in JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Restored => "restored",
+            Self::PrimaryWritable => "primary_writable",
+            Self::PrimaryDown => "primary_down",
+            Self::PrimaryUndecided => "primary_undecided",
+            Self::PrimaryReadOnly => "primary_read_only",
+            Self::ReplicasFit => "replicas_fit",
+            Self::SomeReplicasFit => "some_replicas_fit",
+            Self::NoReplicaFit => "no_replica_fit",
+            Self::PrimaryDownReplicasCutOff => "primary_down_replicas_cut_off",
+            Self::NoBackendFit => "no_backend_fit",
+        }
+    }
+}
+
+impl fmt::Display for RouteReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unchecked => "waiting for the first checks",
+            Self::Restored => "kept from before the daemon's start until the checks decide",
+            Self::PrimaryWritable => "primary is up and writable",
+            Self::PrimaryDown => "primary is down",
+            Self::PrimaryUndecided => "primary has not passed a check",
+            Self::PrimaryReadOnly => "primary is read-only",
+            Self::ReplicasFit => "all replicas are fit",
+            Self::SomeReplicasFit => "some replicas are not fit",
+            Self::NoReplicaFit => "no replica is fit",
+            Self::PrimaryDownReplicasCutOff => "primary is down; its replicas serve what they have",
+            Self::NoBackendFit => "no backend is fit",
+        })
+    }
+}
+
+/// Why a backend is seen as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BackendReason {
+    /// No probe has ended.
+    Unchecked,
+    /// The last check passed in every respect that applies.
+    Passing,
+    /// The last check failed in a way that may take the backend down.
+    Failing { cause: Cause, text: String },
+    /// `fall` checks heard nothing, and nothing was heard from any other backend since: kept as it
+    /// was.
+    Unconfirmed { cause: Cause, text: String },
+    /// The server is alive and the check cannot judge it: health stays as it was.
+    Impaired { cause: Cause, text: String },
+    /// The server answers and its replication is not as it should be.
+    Replication(ReplicationFault),
+    /// The active primary answers and is read-only, so the write route refuses.
+    ReadOnly,
+}
+
+impl BackendReason {
+    /// Returns the word used in JSON and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Passing => "passing",
+            Self::Failing { cause, .. } | Self::Impaired { cause, .. } => cause.name(),
+            Self::Unconfirmed { .. } => "unconfirmed",
+            Self::Replication(fault) => fault.name(),
+            Self::ReadOnly => "read_only",
+        }
+    }
+}
+
+impl fmt::Display for BackendReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchecked => f.write_str("not checked yet"),
+            Self::Passing => f.write_str("passing"),
+            Self::Failing { cause, text } => write_cause(f, *cause, text),
+            Self::Unconfirmed { cause, text } => {
+                write_cause(f, *cause, text)?;
+                f.write_str("; kept as it was, because no other backend has answered since either")
+            }
+            Self::Impaired { cause, text } => {
+                f.write_str("alive, but the check cannot judge it: ")?;
+                write_cause(f, *cause, text)
+            }
+            Self::Replication(fault) => fault.fmt(f),
+            Self::ReadOnly => f.write_str("read-only"),
+        }
+    }
+}
+
+fn write_cause(f: &mut fmt::Formatter<'_>, cause: Cause, text: &str) -> fmt::Result {
+    if text.is_empty() { write!(f, "{cause}") } else { write!(f, "{cause} ({text})") }
+}
+
+/// What is wrong with a server's replication.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ReplicationFault {
+    /// It replicates from nobody.
+    NoChannel,
+    IoStopped {
+        channel: String,
+    },
+    SqlStopped {
+        channel: String,
+    },
+    /// The threads run and the server cannot tell its lag.
+    LagUnknown {
+        channel: String,
+    },
+    Lagging {
+        lag: Duration,
+        max_lag: Duration,
+    },
+}
+
+impl ReplicationFault {
+    /// Returns the word used in JSON and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NoChannel => "not_replicating",
+            Self::IoStopped { .. } => "io_thread_stopped",
+            Self::SqlStopped { .. } => "sql_thread_stopped",
+            Self::LagUnknown { .. } => "lag_unknown",
+            Self::Lagging { .. } => "lagging",
+        }
+    }
+}
+
+impl fmt::Display for ReplicationFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, channel) = match self {
+            Self::NoChannel => return f.write_str("replicates from nobody"),
+            Self::Lagging { lag, max_lag } => {
+                return write!(
+                    f,
+                    "lags {}s (max_lag {}s)",
+                    lag.as_secs_f32(),
+                    max_lag.as_secs_f32()
+                );
+            }
+            Self::IoStopped { channel } => ("IO thread is not running", channel),
+            Self::SqlStopped { channel } => ("SQL thread is not running", channel),
+            Self::LagUnknown { channel } => ("lag is unknown", channel),
+        };
+        f.write_str(what)?;
+        if channel.is_empty() { Ok(()) } else { write!(f, " (channel {channel:?})") }
+    }
+}
+
+/// Why a route table is replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChangeReason {
+    /// There was no table, and every route's answer is known now.
+    FirstAnswers,
+    /// A check result changed an answer.
+    Checked {
+        backend: BackendId,
+    },
+    /// An answer changed while another swap was under way.
+    CaughtUp,
+    /// The last swap failed.
+    Retry,
+    Flip {
+        request: RequestId,
+        from: PairId,
+        to: PairId,
+    },
+}
+
+impl fmt::Display for ChangeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FirstAnswers => f.write_str("first check results"),
+            Self::Checked { backend } => write!(f, "check of {backend}"),
+            Self::CaughtUp => f.write_str("changed during the last swap"),
+            Self::Retry => f.write_str("the last swap failed"),
+            Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
+        }
+    }
+}
+
+/// Why flows are ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EndReason {
+    /// Their backend is down; a client must not wait for TCP's timeouts.
+    BackendDown { cause: Cause },
+    /// A flip with `drain = "cut"` left their pair.
+    FlipCut { request: RequestId },
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
+            Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
+        }
+    }
+}
+
+/// Why the active pair is written to the state file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PersistReason {
+    /// The state file does not say what is in force: first start, or a daemon died between write
+    /// and swap.
+    Reconcile,
+    /// A flip is about to swap.
+    Flip { request: RequestId },
+    /// A flip failed.
+    FlipUndone,
+}
+
+impl fmt::Display for PersistReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reconcile => "the state file does not say what is in force",
+            Self::Flip { .. } => "flip",
+            Self::FlipUndone => "a flip was undone",
+        })
+    }
+}
+
+/// Where the active pair of the start comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ActiveSource {
+    /// Neither file nor kernel knew: the first pair of the configuration.
+    Configuration,
+    StateFile,
+    /// The kernel forwards to this pair, and the state file agrees or is silent.
+    Kernel,
+    /// The kernel forwards to this pair and the state file names another: a flip did not get as far
+    /// as its swap.
+    KernelOverStateFile {
+        state_file: PairId,
+    },
+}
+
+/// Why an input was ignored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IgnoredReason {
+    UnknownBackend {
+        backend: BackendId,
+    },
+    UnknownCluster,
+    /// An answer to a swap that is not under way.
+    UnexpectedApplied {
+        generation: Generation,
+    },
+    /// An answer to a write that is not under way.
+    UnexpectedPersisted,
+}
+
+impl fmt::Display for IgnoredReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownBackend { backend } => {
+                write!(f, "check result of {backend}, which is not configured")
+            }
+            Self::UnknownCluster => f.write_str("answer for a cluster that is not configured"),
+            Self::UnexpectedApplied { generation } => {
+                write!(f, "no swap to generation {generation} is under way")
+            }
+            Self::UnexpectedPersisted => f.write_str("no write of the state file is under way"),
+        }
+    }
+}
+
+/// What an operator should know about a flip that took place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FlipWarning {
+    /// Nothing was done.
+    AlreadyActive,
+    /// The new primary is read-only, so the write route refuses until it is writable.
+    TargetReadOnly,
+    /// The new primary is not known to be up, so the write route refuses.
+    TargetPrimaryDown,
+    /// The new primary does not replicate: writes of the old pair may be missing on it.
+    TargetNotReplicating,
+    /// The new primary is behind: the last writes of the old pair may be missing on it.
+    TargetLagging { lag: Duration },
+    /// The old primary takes writes: flows that live on can write there beside the new primary.
+    OldPrimaryWritable,
+}
+
+impl FlipWarning {
+    /// Returns the word used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AlreadyActive => "already_active",
+            Self::TargetReadOnly => "target_read_only",
+            Self::TargetPrimaryDown => "target_primary_down",
+            Self::TargetNotReplicating => "target_not_replicating",
+            Self::TargetLagging { .. } => "target_lagging",
+            Self::OldPrimaryWritable => "old_primary_writable",
+        }
+    }
+}
+
+impl fmt::Display for FlipWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyActive => f.write_str("the pair is active already; nothing was changed"),
+            Self::TargetReadOnly => f.write_str(
+                "the new primary is read-only: write routes refuse until a check sees it writable",
+            ),
+            Self::TargetPrimaryDown => f.write_str(
+                "the new primary is not known to be up: write routes refuse until a check passes",
+            ),
+            Self::TargetNotReplicating => f.write_str(
+                "the new primary does not replicate: writes made on the old pair may be missing on it",
+            ),
+            Self::TargetLagging { lag } => write!(
+                f,
+                "the new primary was {}s behind: the last writes made on the old pair may be missing on it",
+                lag.as_secs_f32()
+            ),
+            Self::OldPrimaryWritable => f.write_str(
+                "the old primary was last seen writable: connections that stay on it can still write there",
+            ),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Routing: where a route's new connections go, given what is known about the backends of one pair.
+//!
+//! Pure functions; who calls them when, and what the kernel holds meanwhile, is the cluster's
+//! business.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    backend::Backend,
+    health::Verdict,
+    ids::BackendId,
+    input::{Access, PairSpec},
+    output::RouteTarget,
+    reason::RouteReason,
+};
+
+/// Where a route goes and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) target: RouteTarget,
+    pub(crate) reason: RouteReason,
+}
+
+impl Answer {
+    const fn forward(backends: Vec<BackendId>, reason: RouteReason) -> Self {
+        Self { target: RouteTarget::Forward { backends }, reason }
+    }
+
+    const fn refuse(reason: RouteReason) -> Self {
+        Self { target: RouteTarget::Refuse { reason }, reason }
+    }
+}
+
+pub(crate) type Backends = BTreeMap<BackendId, Backend>;
+
+/// Returns where a route of this access goes.
+///
+/// `presumed` are the backends that the kernel forwarded this route to at the start: they count as
+/// fit until the checks come to a verdict, so that a restart of the daemon changes nothing by
+/// itself.
+pub(crate) fn answer(
+    access: Access,
+    pair: &PairSpec,
+    backends: &Backends,
+    presumed: &[BackendId],
+) -> Answer {
+    match access {
+        Access::Write => write_answer(&backends[&pair.primary], presumed),
+        Access::Read => read_answer(pair, backends, presumed),
+    }
+}
+
+fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
+    match primary.health.verdict() {
+        // One look at `read_only` is enough, without counting: a write to a fenced server must not
+        // be tried.
+        Verdict::Up => match primary.read_only() {
+            Some(false) => Answer::forward(vec![primary.id], RouteReason::PrimaryWritable),
+            Some(true) => Answer::refuse(RouteReason::PrimaryReadOnly),
+            None => Answer::refuse(RouteReason::PrimaryUndecided),
+        },
+        Verdict::None if presumed.contains(&primary.id) => {
+            Answer::forward(vec![primary.id], RouteReason::Restored)
+        }
+        Verdict::None if primary.checked_at.is_none() => Answer::refuse(RouteReason::Unchecked),
+        Verdict::None => Answer::refuse(RouteReason::PrimaryUndecided),
+        Verdict::Down => Answer::refuse(RouteReason::PrimaryDown),
+    }
+}
+
+fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> Answer {
+    let mut replicas_presumed = false;
+    let mut replicas = pair.replicas.clone();
+    replicas.retain(|id| match backends[id].read_verdict() {
+        Verdict::Up => true,
+        Verdict::None if presumed.contains(id) => {
+            replicas_presumed = true;
+            true
+        }
+        Verdict::None | Verdict::Down => false,
+    });
+    if !replicas.is_empty() {
+        let reason = if replicas_presumed {
+            RouteReason::Restored
+        } else if replicas.len() == pair.replicas.len() {
+            RouteReason::ReplicasFit
+        } else {
+            RouteReason::SomeReplicasFit
+        };
+        return Answer::forward(replicas, reason);
+    }
+    let primary = &backends[&pair.primary];
+    match primary.health.verdict() {
+        Verdict::Up => Answer::forward(vec![primary.id], RouteReason::NoReplicaFit),
+        Verdict::None if presumed.contains(&primary.id) => {
+            Answer::forward(vec![primary.id], RouteReason::Restored)
+        }
+        Verdict::Down if pair.replicas.iter().any(|id| is_cut_off(&backends[id])) => {
+            let mut replicas = pair.replicas.clone();
+            replicas.retain(|id| is_cut_off(&backends[id]));
+            Answer::forward(replicas, RouteReason::PrimaryDownReplicasCutOff)
+        }
+        Verdict::None | Verdict::Down => {
+            let is_checked = |id| backends[&id].checked_at.is_some();
+            Answer::refuse(if pair.backends().all(is_checked) {
+                RouteReason::NoBackendFit
+            } else {
+                RouteReason::Unchecked
+            })
+        }
+    }
+}
+
+/// Returns whether a replica is unfit for no other reason than that its primary is gone: it is alive
+/// and has applied, or is applying, all that it received. Nobody in the pair has anything newer.
+fn is_cut_off(replica: &Backend) -> bool {
+    replica.health.verdict() == Verdict::Up
+        && replica.facts.as_ref().is_some_and(|facts| {
+            let channels = &facts.replication;
+            channels.iter().any(|channel| !channel.io_running)
+                && channels.iter().all(|channel| channel.sql_running)
+        })
+}
+
+/// Returns whether a first table may say this, or should wait for more first results.
+///
+/// Without the wait, a start would send reads to the primary for the few milliseconds until the
+/// replica's first result, and pooled connections would stay there.
+pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) -> bool {
+    match answer.reason {
+        RouteReason::Unchecked => false,
+        RouteReason::NoReplicaFit => {
+            pair.replicas.iter().all(|id| backends[id].checked_at.is_some())
+        }
+        RouteReason::Restored
+        | RouteReason::PrimaryWritable
+        | RouteReason::PrimaryDown
+        | RouteReason::PrimaryUndecided
+        | RouteReason::PrimaryReadOnly
+        | RouteReason::ReplicasFit
+        | RouteReason::SomeReplicasFit
+        | RouteReason::PrimaryDownReplicasCutOff
+        | RouteReason::NoBackendFit => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        health::Health,
+        ids::PairId,
+        input::{Channel, Facts, Role},
+        moment::Moment,
+    };
+
+    const PRIMARY: u16 = 0;
+
+    #[test]
+    fn a_write_route_goes_to_a_writable_primary() {
+        check_write("up rw", &[], "0 primary_writable");
+        check_write("falling rw", &[], "0 primary_writable");
+    }
+
+    #[test]
+    fn a_write_route_refuses_a_read_only_primary_at_once() {
+        check_write("up ro", &[], "refuse primary_read_only");
+        check_write("falling ro", &[], "refuse primary_read_only");
+        check_write("up ro", &[PRIMARY], "refuse primary_read_only");
+    }
+
+    #[test]
+    fn a_write_route_refuses_a_primary_that_is_not_up() {
+        check_write("down rw", &[], "refuse primary_down");
+        check_write("rising rw", &[], "refuse primary_down");
+        check_write("down rw", &[PRIMARY], "refuse primary_down");
+        check_write("new", &[], "refuse unchecked");
+        check_write("unknown", &[], "refuse primary_undecided");
+        check_write("up", &[], "refuse primary_undecided");
+    }
+
+    #[test]
+    fn a_restored_write_route_stays_until_the_verdict() {
+        check_write("new", &[PRIMARY], "0 restored");
+        check_write("unknown", &[PRIMARY], "0 restored");
+    }
+
+    #[test]
+    fn reads_go_to_the_fit_replicas() {
+        check_read("up rw", ["up fit", "up fit"], &[], "1,2 replicas_fit");
+        check_read("down rw", ["up fit", "falling fit"], &[], "1,2 replicas_fit");
+        check_read("up rw", ["up unfit", "up fit"], &[], "2 some_replicas_fit");
+        check_read("up rw", ["down unfit", "up fit"], &[], "2 some_replicas_fit");
+    }
+
+    #[test]
+    fn reads_fall_back_to_the_primary_when_no_replica_is_fit() {
+        check_read("up rw", ["up unfit", "down unfit"], &[], "0 no_replica_fit");
+        check_read("up ro", ["rising fit", "down unfit"], &[], "0 no_replica_fit");
+    }
+
+    #[test]
+    fn reads_stay_on_replicas_that_only_lost_their_dead_primary() {
+        let cut_off = "1 primary_down_replicas_cut_off";
+        check_read("down rw", ["up unfit cut-off", "up unfit"], &[], cut_off);
+        check_read("down rw", ["up unfit cut-off", "down unfit cut-off"], &[], cut_off);
+        check_read("down rw", ["up unfit stopped", "down unfit"], &[], "refuse no_backend_fit");
+        check_read("up rw", ["up unfit cut-off", "up unfit"], &[], "0 no_replica_fit");
+    }
+
+    #[test]
+    fn reads_are_refused_when_no_backend_is_fit() {
+        check_read("down rw", ["up unfit", "down unfit"], &[], "refuse no_backend_fit");
+        check_read("unknown", ["unknown", "unknown"], &[], "refuse no_backend_fit");
+        check_read("new", ["unknown", "unknown"], &[], "refuse unchecked");
+    }
+
+    #[test]
+    fn restored_reads_stay_until_the_verdict_and_leave_what_is_down() {
+        check_read("new", ["new", "new"], &[1, 2], "1,2 restored");
+        check_read("up rw", ["up fit", "new"], &[1, 2], "1,2 restored");
+        check_read("up rw", ["down unfit", "unknown"], &[1, 2], "2 restored");
+        check_read("new", ["new", "new"], &[0], "0 restored");
+        check_read("up rw", ["up fit", "new"], &[0], "1 some_replicas_fit");
+        check_read("up rw", ["down unfit", "down unfit"], &[1, 2], "0 no_replica_fit");
+    }
+
+    #[test]
+    fn a_first_table_waits_for_the_first_result_of_every_replica_before_a_fallback() {
+        let (pair, backends) = pair_of(["up rw", "new", "up unfit"]);
+        let fallback = answer(Access::Read, &pair, &backends, &[]);
+        assert!(!is_decided(&fallback, &pair, &backends), "{fallback:?}");
+        let (pair, backends) = pair_of(["up rw", "unknown", "up unfit"]);
+        let fallback = answer(Access::Read, &pair, &backends, &[]);
+        assert!(is_decided(&fallback, &pair, &backends), "{fallback:?}");
+    }
+
+    fn check_write(primary: &str, presumed: &[u16], expected: &str) {
+        let (pair, backends) = pair_of([primary, "up fit", "up fit"]);
+        check(Access::Write, &pair, &backends, presumed, expected);
+    }
+
+    fn check_read(primary: &str, replicas: [&str; 2], presumed: &[u16], expected: &str) {
+        let (pair, backends) = pair_of([primary, replicas[0], replicas[1]]);
+        check(Access::Read, &pair, &backends, presumed, expected);
+    }
+
+    fn check(
+        access: Access,
+        pair: &PairSpec,
+        backends: &Backends,
+        presumed: &[u16],
+        expected: &str,
+    ) {
+        let presumed: Vec<_> = presumed.iter().map(|&id| BackendId(id)).collect();
+        let answer = answer(access, pair, backends, &presumed);
+        let target = match &answer.target {
+            RouteTarget::Forward { backends } => {
+                let ids: Vec<_> = backends.iter().map(|id| id.0.to_string()).collect();
+                ids.join(",")
+            }
+            RouteTarget::Refuse { .. } => "refuse".to_string(),
+        };
+        assert_eq!(format!("{target} {}", answer.reason.name()), expected);
+    }
+
+    /// Backends 0 (primary), 1 and 2 (replicas), each described by health and then `rw`, `ro`,
+    /// `fit` or `unfit`; `cut-off` lost its source, `stopped` its SQL thread as well.
+    fn pair_of(descriptions: [&str; 3]) -> (PairSpec, Backends) {
+        let pair = PairSpec {
+            id: PairId(0),
+            name: "pair1".into(),
+            primary: BackendId(0),
+            replicas: vec![BackendId(1), BackendId(2)],
+        };
+        let backends = pair.backends().zip(descriptions).map(|(id, text)| (id, backend(id, text)));
+        let backends = backends.collect();
+        (pair, backends)
+    }
+
+    fn backend(id: BackendId, description: &str) -> Backend {
+        let role = if id.0 == PRIMARY { Role::Primary } else { Role::Replica };
+        let mut backend = Backend::new(id, PairId(0), role);
+        for word in description.split(' ') {
+            backend.health = match word {
+                "unknown" => Health::Unknown { failures: 1 },
+                "up" => Health::Up,
+                "falling" => Health::Falling { failures: 1 },
+                "down" => Health::Down,
+                "rising" => Health::Rising { passes: 1 },
+                _ => backend.health,
+            };
+            match word {
+                "fit" => backend.fitness = Health::Up,
+                "unfit" => backend.fitness = Health::Down,
+                "cut-off" | "stopped" => {
+                    backend.facts = Some(Facts {
+                        read_only: true,
+                        server_id: 1,
+                        version: String::new(),
+                        replication: vec![Channel {
+                            name: String::new(),
+                            io_running: false,
+                            sql_running: word == "cut-off",
+                            lag: None,
+                        }],
+                    });
+                }
+                "rw" | "ro" => {
+                    backend.facts = Some(Facts {
+                        read_only: word == "ro",
+                        server_id: 1,
+                        version: String::new(),
+                        replication: Vec::new(),
+                    });
+                }
+                _ => {}
+            }
+            if word != "new" {
+                backend.checked_at = Some(Moment::START + Duration::from_secs(1));
+            }
+        }
+        backend
+    }
+}

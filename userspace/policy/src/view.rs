@@ -1,0 +1,129 @@
+//! Views: what the policy knows, as plain values for status output. Reading one changes nothing.
+
+use std::time::Duration;
+
+use crate::{
+    health::Health,
+    ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
+    input::{Access, Drain, Facts, Role},
+    moment::Moment,
+    output::{Pace, RouteTarget},
+    reason::{BackendReason, RouteReason},
+};
+
+/// Everything the policy knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicyView {
+    pub clusters: Vec<ClusterView>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClusterView {
+    pub id: ClusterId,
+    pub name: String,
+    pub active: PairId,
+    /// Of the table in force; zero before the first.
+    pub generation: Generation,
+    pub flip: Option<FlipView>,
+    pub checks: ChecksState,
+    pub pairs: Vec<PairView>,
+    pub routes: Vec<RouteView>,
+}
+
+/// Whether the checks of a cluster can be believed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChecksState {
+    Working,
+    /// Nothing is heard from any backend since then; routes stay as they are.
+    AllFailing {
+        since: Moment,
+    },
+}
+
+/// A flip that is under way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlipView {
+    pub request: RequestId,
+    pub from: PairId,
+    pub to: PairId,
+    pub drain: Drain,
+    pub stage: FlipStage,
+    pub since: Moment,
+}
+
+/// How far a flip is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FlipStage {
+    /// The state file is being written.
+    Persisting,
+    /// The state file names the new pair; an earlier swap must come back first.
+    Persisted,
+    /// The new table is on its way to the kernel.
+    Swapping,
+}
+
+/// One pair.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PairView {
+    pub id: PairId,
+    pub name: String,
+    pub state: PairState,
+    /// The primary first.
+    pub backends: Vec<BackendView>,
+}
+
+/// Whether new connections go to a pair.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PairState {
+    Active,
+    Standby,
+}
+
+impl PairState {
+    /// Returns the word used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+/// One backend.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendView {
+    pub id: BackendId,
+    pub role: Role,
+    pub health: Health,
+    /// Whether replication is good enough for reads; `None` for primaries, to which it does not
+    /// apply.
+    pub fitness: Option<Health>,
+    pub reason: BackendReason,
+    /// The largest lag of all channels; `None` when unknown or not replicating.
+    pub lag: Option<Duration>,
+    /// As last seen; `None` before the first answer.
+    pub read_only: Option<bool>,
+    /// The last answer.
+    pub facts: Option<Facts>,
+    /// When the last probe ended.
+    pub checked_at: Option<Moment>,
+    pub pace: Pace,
+}
+
+/// One route.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteView {
+    pub id: RouteId,
+    pub name: String,
+    pub access: Access,
+    /// As confirmed by the kernel.
+    pub target: RouteTarget,
+    /// The backends of `target`.
+    pub backends: Vec<BackendId>,
+    /// A read route is served by the primary because no replica is fit.
+    pub fallback: bool,
+    /// Why, by what is known now.
+    pub reason: RouteReason,
+}
