@@ -1,0 +1,386 @@
+//! `[[cluster]]` and the sections below it: their keys, defaults and ranges.
+
+use std::net::SocketAddrV4;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use pairflip_common::route::{
+    BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
+};
+
+use super::field::Field;
+use super::model::{
+    Access, Announce, Check, Cluster, DrainConfig, DrainMode, NoBackend, Pair, PortRange, Route,
+};
+use super::reader::Reader;
+use super::rules::Census;
+use super::secret::{self, Secret, Secrets};
+use super::section::{Schema, Section};
+use super::value::{self, Fault, Human};
+
+pub(super) const CLUSTER: Schema = Schema {
+    header: "[[cluster]]",
+    keys: &[
+        "name",
+        "forwarding",
+        "snat_addresses",
+        "snat_ports",
+        "announce",
+        "failover",
+        "no_backend",
+        "check",
+        "drain",
+        "route",
+        "pair",
+    ],
+    unsupported: &[
+        ("failback", "remove it: new connections return to a replica as soon as it is fit"),
+        ("hooks", "remove it, and watch the daemon's log for route changes"),
+    ],
+};
+
+pub(super) const CHECK: Schema = Schema {
+    header: "[cluster.check]",
+    keys: &[
+        "user",
+        "password_file",
+        "password_env",
+        "interval",
+        "fast_interval",
+        "timeout",
+        "rise",
+        "fall",
+        "max_lag",
+    ],
+    unsupported: &[
+        ("kind", "remove it: backends are checked by logging in to MySQL"),
+        ("sql", "remove it: the check asks for read_only and for replication by itself"),
+        ("http", "remove it: backends are checked by logging in to MySQL"),
+        ("tcp", "remove it: backends are checked by logging in to MySQL"),
+        ("exec", "remove it: backends are checked by logging in to MySQL"),
+        ("heartbeat", "remove it: lag is taken from the replication status"),
+    ],
+};
+
+pub(super) const DRAIN: Schema =
+    Schema { header: "[cluster.drain]", keys: &["mode", "deadline"], unsupported: &[] };
+
+pub(super) const ROUTE: Schema = Schema {
+    header: "[[cluster.route]]",
+    keys: &["name", "vip", "access"],
+    unsupported: &[
+        ("allow", "remove it, and limit the clients with a firewall in front of the redirector"),
+        ("failback", "remove it: new connections return to a replica as soon as it is fit"),
+    ],
+};
+
+pub(super) const PAIR: Schema = Schema {
+    header: "[[cluster.pair]]",
+    keys: &["name", "primary", "replicas"],
+    unsupported: &[("weight", "remove it: replicas get equal shares of the connections")],
+};
+
+/// The kernel's usual range for outgoing connections; the daemon takes it out of its hands.
+const DEFAULT_SNAT_PORTS: PortRange = PortRange { min: 32_768, max: 60_999 };
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
+const DEFAULT_RISE: u32 = 2;
+const DEFAULT_FALL: u32 = 3;
+const DEFAULT_MAX_LAG: Duration = Duration::from_secs(10);
+
+/// Below 10 ms a probe measures our own scheduler; above an hour it protects nobody.
+const PROBE_RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+/// A hundred probes in a row are a minute and a half at the defaults.
+const COUNT_RANGE: RangeInclusive<u32> = 1..=100;
+/// Servers report lag in whole seconds.
+const LAG_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+const DEADLINE_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
+/// Characters of an account: MariaDB's limit; MySQL's is 32.
+const USER_CHARS_MAX: usize = 128;
+
+pub(super) fn read_all(
+    reader: &mut Reader,
+    census: &mut Census,
+    field: &Field,
+    secrets: &dyn Secrets,
+) -> Option<Vec<Cluster>> {
+    let sections = field.tables(reader, &CLUSTER, CLUSTERS_MAX as usize)?;
+    // Every cluster is read before the first `None` counts, so that all errors are found.
+    let clusters: Vec<_> =
+        sections.iter().map(|section| read(reader, census, section, secrets)).collect();
+    clusters.into_iter().collect()
+}
+
+fn read(
+    reader: &mut Reader,
+    census: &mut Census,
+    section: &Section,
+    secrets: &dyn Secrets,
+) -> Option<Cluster> {
+    let name = read_name(reader, section, "name = \"main\"");
+    let forwarding = section.optional(reader, "forwarding", (), |reader, field| {
+        let remedy = "write \"snat\": it works in any topology";
+        field.choose(reader, &[("snat", ())], &[("dnat", remedy), ("dsr", remedy)])
+    });
+    let failover = section.optional(reader, "failover", (), |reader, field| {
+        let remedy =
+            "write \"manual\", and make another pair active with: pairflip flip --route-only";
+        field.choose(reader, &[("manual", ())], &[("auto", remedy)])
+    });
+    let snat_addresses = section.optional(reader, "snat_addresses", Vec::new(), |reader, field| {
+        field.distinct(reader, "[\"10.0.1.2\"]", SNAT_ADDRESSES_MAX, value::address_v4)
+    });
+    let snat_ports = section.optional(reader, "snat_ports", DEFAULT_SNAT_PORTS, |reader, field| {
+        field.parse(reader, "\"32768-60999\"", value::port_range)
+    });
+    let announce = section.optional(reader, "announce", Announce::Arp, |reader, field| {
+        field.choose(reader, &[("arp", Announce::Arp), ("none", Announce::None)], &[])
+    });
+    let no_backend = section.optional(reader, "no_backend", NoBackend::Reset, |reader, field| {
+        field.choose(reader, &[("reset", NoBackend::Reset), ("drop", NoBackend::Drop)], &[])
+    });
+    let check = section
+        .require(reader, "check", "add a [cluster.check] section with user and password_file")
+        .and_then(|field| read_check(reader, &field, secrets));
+    let default_drain = DrainConfig { mode: DrainMode::Finish, deadline: None };
+    let drain = section.optional(reader, "drain", default_drain, read_drain);
+    let routes = section
+        .require(reader, "route", "add a [[cluster.route]] section for each VIP")
+        .and_then(|field| read_routes(reader, census, &field));
+    let pairs = section
+        .require(reader, "pair", "add a [[cluster.pair]] section for each pair, two at least")
+        .and_then(|field| read_pairs(reader, census, &field));
+    let snat_addresses = snat_addresses?;
+    for (address, place) in &snat_addresses {
+        census.add_snat_address(*address, place.clone());
+    }
+    forwarding?;
+    failover?;
+    Some(Cluster {
+        name: name?,
+        snat_addresses: snat_addresses.into_iter().map(|(address, _)| address).collect(),
+        snat_ports: snat_ports?,
+        announce: announce?,
+        no_backend: no_backend?,
+        check: check?,
+        drain: drain?,
+        routes: routes?,
+        pairs: pairs?,
+    })
+}
+
+fn read_name(reader: &mut Reader, section: &Section, example: &str) -> Option<String> {
+    section
+        .require(reader, "name", &format!("add {example}"))
+        .and_then(|field| field.parse(reader, "\"main\"", value::name))
+}
+
+fn read_check(reader: &mut Reader, field: &Field, secrets: &dyn Secrets) -> Option<Check> {
+    let section = field.table(reader, &CHECK)?;
+    let user = section
+        .require(
+            reader,
+            "user",
+            "name the account that checks log in with, as in user = \"pairflip\"",
+        )
+        .and_then(|field| field.parse(reader, "\"pairflip\"", user));
+    let password = read_password(reader, &section, secrets);
+    let rise = section.optional(reader, "rise", DEFAULT_RISE, |reader, field| {
+        field.integer(reader, DEFAULT_RISE, COUNT_RANGE)
+    });
+    let fall = section.optional(reader, "fall", DEFAULT_FALL, |reader, field| {
+        field.integer(reader, DEFAULT_FALL, COUNT_RANGE)
+    });
+    let max_lag = section.optional(reader, "max_lag", DEFAULT_MAX_LAG, |reader, field| {
+        field.parse(reader, "\"10s\"", |text| value::duration(text, LAG_RANGE))
+    });
+    let times = read_times(reader, &section);
+    let (timeout, fast_interval, interval) = times?;
+    Some(Check {
+        user: user?,
+        password: password?,
+        interval,
+        fast_interval,
+        timeout,
+        rise: rise?,
+        fall: fall?,
+        max_lag: max_lag?,
+    })
+}
+
+/// Returns `timeout`, `fast_interval` and `interval`, which do not decrease in this order.
+///
+/// Otherwise a probe could outlast the time to the next one, and the detection time that
+/// [`Check::detection_time`] promises would not hold.
+fn read_times(reader: &mut Reader, section: &Section) -> Option<(Duration, Duration, Duration)> {
+    let time = |reader: &mut Reader, name: &str, default: Duration| {
+        section.optional(reader, name, default, |reader, field| {
+            field.parse(reader, "\"500ms\"", |text| value::duration(text, PROBE_RANGE))
+        })
+    };
+    let timeout = time(reader, "timeout", DEFAULT_TIMEOUT);
+    let interval = time(reader, "interval", DEFAULT_INTERVAL);
+    let fast_interval = time(reader, "fast_interval", timeout.unwrap_or(DEFAULT_TIMEOUT));
+    let (timeout, fast_interval, interval) = (timeout?, fast_interval?, interval?);
+    let mut in_order = |shorter: (&str, Duration), longer: (&str, Duration)| {
+        if shorter.1 <= longer.1 {
+            return Some(());
+        }
+        // The error is shown where the operator wrote something, and says what is a default.
+        let source = |name: &str| if section.field(name).is_some() { "" } else { " by default" };
+        let shown = if section.field(longer.0).is_some() { longer.0 } else { shorter.0 };
+        let place = section.field(shown).map_or_else(|| section.place(shown), |field| field.place);
+        let problem = format!(
+            "{} ({}{}) is longer than {} ({}{})",
+            shorter.0,
+            Human(shorter.1),
+            source(shorter.0),
+            longer.0,
+            Human(longer.1),
+            source(longer.0),
+        );
+        let remedy = "keep timeout <= fast_interval <= interval, so that probes never overlap";
+        reader.report(&place, Fault::new(problem, remedy));
+        None
+    };
+    if section.field("fast_interval").is_none() {
+        in_order(("timeout", timeout), ("interval", interval))?;
+    } else {
+        let first = in_order(("timeout", timeout), ("fast_interval", fast_interval));
+        in_order(("fast_interval", fast_interval), ("interval", interval))?;
+        first?;
+    }
+    Some((timeout, fast_interval, interval))
+}
+
+fn user(text: &str) -> Result<String, Fault> {
+    if text.is_empty() || text.chars().count() > USER_CHARS_MAX || text.contains('\0') {
+        return Err(Fault::new(
+            format!("{} is not an account name", value::quoted(text)),
+            format!("use 1 to {USER_CHARS_MAX} characters, without the host part"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn read_password(reader: &mut Reader, section: &Section, secrets: &dyn Secrets) -> Option<Secret> {
+    match (section.field("password_file"), section.field("password_env")) {
+        (Some(file), None) => {
+            let directory = reader.file().parent().map(ToOwned::to_owned).unwrap_or_default();
+            file.parse(reader, "\"/etc/pairflip/password\"", |text| {
+                if text.is_empty() || text.contains('\0') {
+                    return Err(Fault::new(
+                        format!("{} is not a path", value::quoted(text)),
+                        "write the path of a file that holds the check user's password",
+                    ));
+                }
+                // Relative to the configuration, so that both can be moved together.
+                secret::from_file(&directory.join(text), secrets)
+            })
+        }
+        (None, Some(variable)) => variable
+            .parse(reader, "\"PAIRFLIP_PASSWORD\"", |text| secret::from_variable(text, secrets)),
+        (None, None) if section.is_misspelt("password_file") => None,
+        (None, None) => {
+            let remedy = "add password_file = \"/etc/pairflip/password\", or password_env with \
+                          the name of an environment variable";
+            reader.report(&section.place("password_file"), Fault::new("is missing", remedy));
+            None
+        }
+        (Some(_), Some(variable)) => {
+            let problem = "password_file is there as well";
+            reader.report(&variable.place, Fault::new(problem, "remove one of the two"));
+            None
+        }
+    }
+}
+
+fn read_drain(reader: &mut Reader, field: &Field) -> Option<DrainConfig> {
+    let section = field.table(reader, &DRAIN)?;
+    let mode = section.optional(reader, "mode", DrainMode::Finish, |reader, field| {
+        let choices =
+            [("finish", DrainMode::Finish), ("idle", DrainMode::Idle), ("cut", DrainMode::Cut)];
+        field.choose(reader, &choices, &[])
+    });
+    let deadline = section.optional(reader, "deadline", None, |reader, field| {
+        field.parse(reader, "\"30s\"", |text| value::duration(text, DEADLINE_RANGE)).map(Some)
+    });
+    Some(DrainConfig { mode: mode?, deadline: deadline? })
+}
+
+fn read_routes(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Route>> {
+    let sections = field.tables(reader, &ROUTE, ROUTES_MAX as usize)?;
+    let routes: Vec<_> =
+        sections.iter().map(|section| read_route(reader, census, section)).collect();
+    let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
+    if routes.iter().all(|route| route.access != Access::Write) {
+        let remedy = "give the route that applications write through access = \"write\"";
+        reader.report(&field.place, Fault::new("there is no write route", remedy));
+        return None;
+    }
+    Some(routes)
+}
+
+fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Option<Route> {
+    let name = read_name(reader, section, "name = \"writes\"");
+    let vip = section
+        .require(reader, "vip", "add the address that clients use, as in vip = \"10.0.0.100:3306\"")
+        .and_then(|field| {
+            let vip = field.parse(reader, "\"10.0.0.100:3306\"", value::socket_v4)?;
+            census.add_vip(vip, field.place);
+            Some(vip)
+        });
+    let access =
+        section.require(reader, "access", "add access = \"write\" or access = \"read\"").and_then(
+            |field| field.choose(reader, &[("write", Access::Write), ("read", Access::Read)], &[]),
+        );
+    Some(Route { name: name?, vip: vip?, access: access? })
+}
+
+fn read_pairs(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Pair>> {
+    let sections = field.tables(reader, &PAIR, BACKENDS_MAX as usize / 2)?;
+    let pairs: Vec<_> = sections.iter().map(|section| read_pair(reader, census, section)).collect();
+    if pairs.len() < 2 {
+        let remedy = "add a second [[cluster.pair]] section: a flip needs somewhere to go";
+        reader.report(&field.place, Fault::new("there is only one pair", remedy));
+        return None;
+    }
+    pairs.into_iter().collect()
+}
+
+fn read_pair(reader: &mut Reader, census: &mut Census, section: &Section) -> Option<Pair> {
+    let name = read_name(reader, section, "name = \"pair1\"");
+    let primary = section
+        .require(reader, "primary", "add the pair's primary, as in primary = \"10.0.1.11:3306\"")
+        .and_then(|field| {
+            let primary = field.parse(reader, "\"10.0.1.11:3306\"", value::socket_v4)?;
+            census.add_backend(primary, field.place);
+            Some(primary)
+        });
+    let replicas = section
+        .require(
+            reader,
+            "replicas",
+            "add the pair's replicas, as in replicas = [\"10.0.1.12:3306\"]",
+        )
+        .and_then(|field| read_replicas(reader, census, &field));
+    Some(Pair { name: name?, primary: primary?, replicas: replicas? })
+}
+
+/// Returns 1 to [`CHOICE_SLOTS`] replicas: beyond, some would have no slot and get no connection.
+fn read_replicas(
+    reader: &mut Reader,
+    census: &mut Census,
+    field: &Field,
+) -> Option<Vec<SocketAddrV4>> {
+    let replicas =
+        field.distinct(reader, "[\"10.0.1.12:3306\"]", CHOICE_SLOTS, value::socket_v4)?;
+    let replicas = replicas.into_iter().map(|(replica, place)| {
+        census.add_backend(replica, place);
+        replica
+    });
+    Some(replicas.collect())
+}

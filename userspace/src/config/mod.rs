@@ -1,0 +1,145 @@
+//! Configuration: one TOML file, parsed once at the edge into types that cannot be wrong.
+//!
+//! The file is walked by hand over toml's spanned tables instead of through serde: that way every
+//! error of the file is found in one go, each with its position, its key and a remedy. Nothing in
+//! here changes the machine, and nothing after here validates again.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `model` | the validated types |
+//! | `reader` | positions, syntax errors, the list of errors |
+//! | `section`, `field` | unknown and missing keys; type mismatches |
+//! | `value` | durations, addresses, port ranges, names, paths |
+//! | `daemon`, `cluster` | which keys there are, their defaults and ranges |
+//! | `rules` | what must hold between clusters, routes and pairs |
+//! | `secret` | passwords, from a file or the environment |
+
+mod cluster;
+mod daemon;
+mod error;
+mod field;
+mod model;
+mod reader;
+mod rules;
+mod secret;
+mod section;
+mod suggest;
+mod value;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use self::error::{ConfigError, ConfigErrors};
+pub use self::model::{
+    Access, Announce, Attach, Check, Cluster, Config, Daemon, DrainConfig, DrainMode, NoBackend,
+    Pair, PortRange, Route,
+};
+pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
+pub use self::value::Human;
+
+use self::reader::Reader;
+use self::rules::Census;
+use self::section::{Schema, Section};
+
+/// Where the daemon looks when it is not told.
+pub const DEFAULT_PATH: &str = "/etc/pairflip/pairflip.toml";
+
+/// Bytes of a configuration file. 1024 backends take some 60 KiB; a file of more than this is not
+/// a configuration, and must not be read to its end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+const ROOT: Schema =
+    Schema { header: "the top level", keys: &["daemon", "cluster"], unsupported: &[] };
+
+/// Every kind of section, for telling where a stray key belongs.
+const SCHEMAS: &[&Schema] = &[
+    &ROOT,
+    &daemon::SCHEMA,
+    &cluster::CLUSTER,
+    &cluster::CHECK,
+    &cluster::DRAIN,
+    &cluster::ROUTE,
+    &cluster::PAIR,
+];
+
+/// Returns the configuration in `path`, with the passwords it refers to.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    load_with(path, &HostSecrets)
+}
+
+/// Returns the configuration in `path`; `secrets` stands in for password files and variables.
+///
+/// A closure will do: `load_with(path, &|_: &Path| Ok("secret".to_owned()))`.
+pub fn load_with(path: &Path, secrets: &dyn Secrets) -> Result<Config, ConfigErrors> {
+    let text = read_text(path).map_err(ConfigErrors::one)?;
+    parse(&text, path, secrets)
+}
+
+/// Returns the configuration in `text`; `path` is its name in errors and the place that a relative
+/// `password_file` starts from.
+pub fn parse(text: &str, path: &Path, secrets: &dyn Secrets) -> Result<Config, ConfigErrors> {
+    let mut reader = Reader::new(text, path);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        // What the parser recovered is a guess; judging it would bury the cause in consequences.
+        reader.syntax_errors(&syntax_errors);
+        return Err(reader.into_errors());
+    }
+    let config = read_document(&mut reader, document.get_ref(), secrets);
+    match config {
+        Some(config) if reader.is_clean() => Ok(config),
+        Some(_) | None => Err(reader.into_errors()),
+    }
+}
+
+fn read_document(reader: &mut Reader, root: &DeTable, secrets: &dyn Secrets) -> Option<Config> {
+    let section = Section::open(reader, &ROOT, String::new(), 0, root);
+    let daemon = section
+        .require(reader, "daemon", "add a [daemon] section with interfaces = [\"eth0\"]")
+        .and_then(|field| daemon::read(reader, &field));
+    let mut census = Census::default();
+    let clusters = section
+        .require(reader, "cluster", "add a [[cluster]] section with its routes and pairs")
+        .and_then(|field| cluster::read_all(reader, &mut census, &field, secrets));
+    census.judge(reader);
+    Some(Config { daemon: daemon?, clusters: clusters? })
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |error: io::Error| {
+        let remedy = if error.kind() == io::ErrorKind::NotFound {
+            "create it (configs/pairflip.toml is a commented example), or name another file with \
+             --config"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "run as root, or let this user read the file"
+        } else {
+            "name the configuration file with --config"
+        };
+        ConfigError::file(path, format!("cannot read the configuration: {error}"), remedy)
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::file(
+            path,
+            format!("the file is larger than {} KiB", FILE_BYTES_MAX >> 10),
+            "check that this is the configuration and not another file",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let (line, column) = reader::position(&String::from_utf8_lossy(valid), valid.len());
+        ConfigError {
+            position: Some((line, column)),
+            ..ConfigError::file(
+                path,
+                "the file is not UTF-8 text".to_owned(),
+                "write the character at this place in UTF-8, or remove it",
+            )
+        }
+    })
+}

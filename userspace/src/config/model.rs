@@ -1,0 +1,219 @@
+//! The validated configuration. Everything downstream relies on what `rules` and `cluster` checked:
+//! addresses are unique and usable, counts fit the kernel's tables, durations are in order.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    pub daemon: Daemon,
+    /// At least one, with unique names.
+    pub clusters: Vec<Cluster>,
+}
+
+/// `[daemon]`: what belongs to no cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Daemon {
+    /// Interfaces that the program is attached to; at least one, each once.
+    pub interfaces: Vec<String>,
+    pub attach: Attach,
+    pub control: PathBuf,
+    pub state_dir: PathBuf,
+    /// Directory of the bpffs pins.
+    pub bpffs: PathBuf,
+    /// Read-only HTTP listener; `None` when it is turned off.
+    pub http: Option<SocketAddr>,
+    /// Flows at a time. When they are reached new connections are refused; open ones live.
+    pub flows_max: u32,
+    /// Half-open connections at a time. When they are reached the oldest is forgotten.
+    pub half_open_max: u32,
+}
+
+/// How the program is attached to the interfaces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Attach {
+    /// In the driver, and where it cannot, in the kernel's generic path.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic path: slower, works with every driver.
+    Generic,
+}
+
+/// `[[cluster]]`: pairs, and the routes that flip together.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cluster {
+    pub name: String,
+    /// Source addresses towards the backends; empty means that of the interface that leads there.
+    pub snat_addresses: Vec<Ipv4Addr>,
+    pub snat_ports: PortRange,
+    pub announce: Announce,
+    pub no_backend: NoBackend,
+    pub check: Check,
+    pub drain: DrainConfig,
+    /// At least one of them a write route; VIPs are unique in the daemon.
+    pub routes: Vec<Route>,
+    /// At least two; the first is active on a first start.
+    pub pairs: Vec<Pair>,
+}
+
+/// `snat_ports`: both ends included, `min <= max`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PortRange {
+    pub min: u16,
+    pub max: u16,
+}
+
+/// Who makes the VIPs known to the network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Announce {
+    /// The daemon puts them on the interface and announces them by ARP.
+    Arp,
+    /// Someone else.
+    None,
+}
+
+/// What a new connection gets when its route has no fit backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoBackend {
+    /// RST: the client learns at once.
+    Reset,
+    /// Nothing: the client tries again by itself.
+    Drop,
+}
+
+/// `[cluster.check]`: how backends are probed and judged.
+///
+/// `timeout <= fast_interval <= interval`, so probes of a backend never overlap.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    pub user: String,
+    pub password: Secret,
+    /// Start to start, while a backend's health is settled.
+    pub interval: Duration,
+    /// Start to start, while passes or failures are being counted.
+    pub fast_interval: Duration,
+    /// Of a whole probe: connect, log in, ask.
+    pub timeout: Duration,
+    /// Passes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that take a backend down.
+    pub fall: u32,
+    /// Replication lag beyond which a replica gets no new connections.
+    pub max_lag: Duration,
+}
+
+/// `[cluster.drain]`: what happens to existing flows when new ones go elsewhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DrainConfig {
+    pub mode: DrainMode,
+    /// Time after which the remaining flows are cut; `None` lets them live on.
+    pub deadline: Option<Duration>,
+}
+
+/// How existing flows end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DrainMode {
+    /// By themselves.
+    Finish,
+    /// Each as soon as it is outside a transaction; see [`Config::warnings`].
+    Idle,
+    /// Now.
+    Cut,
+}
+
+/// `[[cluster.route]]`: one VIP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Route {
+    pub name: String,
+    pub vip: SocketAddrV4,
+    pub access: Access,
+}
+
+/// What clients of a route do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    Write,
+    Read,
+}
+
+/// `[[cluster.pair]]`: one primary and its replicas.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pair {
+    pub name: String,
+    pub primary: SocketAddrV4,
+    /// At least one.
+    pub replicas: Vec<SocketAddrV4>,
+}
+
+impl Config {
+    /// Returns what this version accepts but does in another way than the words say.
+    ///
+    /// The daemon logs each at start, and `pairflip check` prints them.
+    pub fn warnings(&self) -> Vec<String> {
+        self.clusters.iter().flat_map(Cluster::warnings).collect()
+    }
+}
+
+impl Cluster {
+    /// Returns every backend in the order of the file: of each pair the primary, then its replicas.
+    pub fn backends(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
+        self.pairs
+            .iter()
+            .flat_map(|pair| std::iter::once(pair.primary).chain(pair.replicas.iter().copied()))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.drain.mode == DrainMode::Idle {
+            warnings.push(format!(
+                "cluster[{}].drain.mode: \"idle\" acts as \"finish\" in this version: flows on the \
+                 old pair live until their clients close them; use \"cut\" to end them at the flip",
+                self.name
+            ));
+        }
+        if self.drain.deadline.is_some() && self.drain.mode != DrainMode::Cut {
+            warnings.push(format!(
+                "cluster[{}].drain.deadline: is not enforced in this version: flows on the old \
+                 pair live until their clients close them; use mode = \"cut\" to end them at the \
+                 flip",
+                self.name
+            ));
+        }
+        warnings
+    }
+}
+
+impl Pair {
+    /// Returns the primary, then the replicas in the order of the file.
+    pub fn backends(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
+        std::iter::once(self.primary).chain(self.replicas.iter().copied())
+    }
+}
+
+impl Check {
+    /// Returns the longest time from a backend's death to the verdict that it is down.
+    ///
+    /// It dies just after a passed probe: the next one is sent up to `interval` later, the further
+    /// `fall - 1` follow at `fast_interval`, start to start, and the last takes `timeout` to fail.
+    pub fn detection_time(&self) -> Duration {
+        self.interval + (self.fall - 1) * self.fast_interval + self.timeout
+    }
+}
+
+impl PortRange {
+    /// Returns how many ports there are; never 0.
+    #[expect(clippy::len_without_is_empty, reason = "a range always holds a port")]
+    pub fn len(self) -> u32 {
+        u32::from(self.max - self.min) + 1
+    }
+
+    /// Returns whether `port` lies inside.
+    pub fn contains(self, port: u16) -> bool {
+        (self.min..=self.max).contains(&port)
+    }
+}

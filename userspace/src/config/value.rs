@@ -1,0 +1,318 @@
+//! Values as humans write them: durations, addresses, port ranges, names, paths.
+//!
+//! Pure functions from text to value; positions and keys are added by the caller.
+
+use std::fmt;
+use std::net::{AddrParseError, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::PortRange;
+
+/// Characters of a value that an error repeats.
+const QUOTED_CHARS_MAX: usize = 60;
+/// Bytes of an interface's name: the kernel's IFNAMSIZ less its final NUL.
+const INTERFACE_BYTES_MAX: usize = 15;
+/// Characters of the names of clusters, routes and pairs, so that they fit a table on a terminal.
+const NAME_CHARS_MAX: usize = 32;
+/// Bytes of a unix socket's path: `sun_path` (108) less its final NUL.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Lower ports belong to services of the host, whose replies must not be taken for ours.
+const SNAT_PORT_MIN: u16 = 1024;
+
+/// Why a value is refused, and what to do about it.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Fault {
+    pub(super) problem: String,
+    pub(super) remedy: String,
+}
+
+impl Fault {
+    pub(super) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+/// Returns a text in quotes, control characters escaped, cut when it is long.
+pub(super) fn quoted(text: &str) -> String {
+    if text.chars().count() <= QUOTED_CHARS_MAX {
+        return format!("{text:?}");
+    }
+    let start: String = text.chars().take(QUOTED_CHARS_MAX).collect();
+    format!("{:?}", start + "...")
+}
+
+/// Returns a name as it is shown in a key path: without control characters, and not at length.
+pub(super) fn plain(name: &str) -> String {
+    let quoted = quoted(name);
+    quoted.trim_matches('"').to_owned()
+}
+
+/// A duration as the configuration writes it: `500ms`, `90s`, `2h`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Human(pub Duration);
+
+/// Units, the largest first, in milliseconds.
+const UNITS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+impl fmt::Display for Human {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let (unit, size) = UNITS
+            .iter()
+            .find(|(_, size)| {
+                millis >= u128::from(*size) && millis.is_multiple_of(u128::from(*size))
+            })
+            .unwrap_or(&("ms", 1));
+        write!(f, "{}{unit}", millis / u128::from(*size))
+    }
+}
+
+/// Returns a duration within `range`, written as a whole number and a unit.
+pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Fault> {
+    let (shortest, longest) = (Human(*range.start()), Human(*range.end()));
+    let limits = format!("write a duration from {shortest} to {longest}");
+    let digits_len = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_len);
+    if digits.is_empty() {
+        let problem = format!("{} is not a duration", quoted(text));
+        return Err(Fault::new(problem, "write a whole number and a unit, as in \"500ms\""));
+    }
+    let unit = unit.trim();
+    if unit.is_empty() {
+        // A guess at what was meant: nobody waits for hundreds of seconds, or for 5 milliseconds.
+        let unit = if digits.len() < 3 { "s" } else { "ms" };
+        return Err(Fault::new(
+            format!("{} has no unit", quoted(text)),
+            format!("add one of ms, s, m, h, d, as in {}", quoted(&format!("{digits}{unit}"))),
+        ));
+    }
+    let Some((_, size)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(Fault::new(
+            format!("{} is not a duration: {} is not a unit", quoted(text), quoted(unit)),
+            "write a whole number and one of ms, s, m, h, d, as in \"1500ms\"",
+        ));
+    };
+    let too_long = || Fault::new(format!("{} is too long", quoted(text)), limits.clone());
+    let millis = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(*size))
+        .ok_or_else(too_long)?;
+    let duration = Duration::from_millis(millis);
+    if duration > *range.end() {
+        return Err(too_long());
+    }
+    if duration < *range.start() {
+        return Err(Fault::new(format!("{} is too short", quoted(text)), limits));
+    }
+    Ok(duration)
+}
+
+/// Returns the IPv4 address and port of a VIP or a backend.
+pub(super) fn socket_v4(text: &str) -> Result<SocketAddrV4, Fault> {
+    let unclear =
+        |remedy: &str| Fault::new(format!("{} is not an address and port", quoted(text)), remedy);
+    if text.parse::<SocketAddrV6>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
+        return Err(Fault::new(
+            format!("{} is IPv6, which is not supported by this version", quoted(text)),
+            "write an IPv4 address and a port, as in \"10.0.1.11:3306\"",
+        ));
+    }
+    if text.parse::<Ipv4Addr>().is_ok() {
+        let remedy = format!("add it, as in \"{text}:3306\"");
+        return Err(Fault::new(format!("{} has no port", quoted(text)), remedy));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(unclear("write both, as in \"10.0.1.11:3306\"; names are not resolved"));
+    };
+    let address: Result<Ipv4Addr, AddrParseError> = host.parse();
+    let address = match address {
+        Ok(address) => address,
+        Err(_) if host.contains(|c: char| c.is_ascii_alphabetic()) => {
+            return Err(Fault::new(
+                format!("{} has a name instead of an address", quoted(text)),
+                "write the IPv4 address: names are not resolved, so no DNS fault moves traffic",
+            ));
+        }
+        Err(_) => return Err(unclear("write both, as in \"10.0.1.11:3306\"")),
+    };
+    let port = port_number(port).ok_or_else(|| unclear("write a port from 1 to 65535"))?;
+    host_address(address)?;
+    Ok(SocketAddrV4::new(address, port))
+}
+
+/// Returns a port other than 0, written in digits alone.
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+/// Returns an IPv4 address that one host can have.
+pub(super) fn address_v4(text: &str) -> Result<Ipv4Addr, Fault> {
+    let address = text.parse().map_err(|_: AddrParseError| {
+        let problem = if text.parse::<Ipv6Addr>().is_ok() {
+            format!("{} is IPv6, which is not supported by this version", quoted(text))
+        } else {
+            format!("{} is not an IPv4 address", quoted(text))
+        };
+        Fault::new(problem, "write an IPv4 address without a port, as in \"10.0.1.2\"")
+    })?;
+    host_address(address)?;
+    Ok(address)
+}
+
+fn host_address(address: Ipv4Addr) -> Result<(), Fault> {
+    // RFC 6890: 0/8 is "this network", 240/4 reserved with the broadcast address as its last.
+    let kind = if address.is_loopback() {
+        "a loopback address, whose packets never reach an interface"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address.octets()[0] == 0 || address.octets()[0] >= 240 {
+        "not the address of a host"
+    } else {
+        return Ok(());
+    };
+    let remedy = "write the address of one host, reachable through an interface";
+    Err(Fault::new(format!("{address} is {kind}"), remedy))
+}
+
+/// Returns where the HTTP listener binds; `None` for the empty string.
+pub(super) fn http(text: &str) -> Result<Option<SocketAddr>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(Some(address)),
+        Ok(_) | Err(_) => Err(Fault::new(
+            format!("{} is not an address and port", quoted(text)),
+            "write both, as in \"127.0.0.1:8404\", or \"\" to turn it off",
+        )),
+    }
+}
+
+/// Returns a range of ports: `32768-60999`.
+pub(super) fn port_range(text: &str) -> Result<PortRange, Fault> {
+    let unclear =
+        |remedy: String| Fault::new(format!("{} is not a range of ports", quoted(text)), remedy);
+    let Some((min, max)) = text.split_once('-') else {
+        return Err(unclear("write the lowest and the highest, as in \"32768-60999\"".to_owned()));
+    };
+    let (Some(min), Some(max)) = (port_number(min.trim()), port_number(max.trim())) else {
+        return Err(unclear(format!("write two ports from {SNAT_PORT_MIN} to 65535")));
+    };
+    if min > max {
+        return Err(Fault::new(
+            format!("{} has its ends the wrong way round", quoted(text)),
+            format!("write the lower port first: \"{max}-{min}\""),
+        ));
+    }
+    if min < SNAT_PORT_MIN {
+        return Err(Fault::new(
+            format!("{} has ports below {SNAT_PORT_MIN}, which belong to services", quoted(text)),
+            format!("begin at {SNAT_PORT_MIN} or higher"),
+        ));
+    }
+    Ok(PortRange { min, max })
+}
+
+/// Returns the name of a network interface.
+pub(super) fn interface(text: &str) -> Result<String, Fault> {
+    // The kernel's dev_valid_name().
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    let problem = if text.is_empty() || text == "." || text == ".." || text.contains(odd) {
+        format!("{} is not the name of an interface", quoted(text))
+    } else if text.len() > INTERFACE_BYTES_MAX {
+        format!("{} is longer than an interface's name can be (15 bytes)", quoted(text))
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(Fault::new(problem, "list the interfaces with: ip -br link"))
+}
+
+/// Returns the name of a cluster, route or pair.
+pub(super) fn name(text: &str) -> Result<String, Fault> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let sound = !text.is_empty()
+        && text.len() <= NAME_CHARS_MAX
+        && text.chars().all(allowed)
+        && !text.starts_with('-');
+    if sound {
+        return Ok(text.to_owned());
+    }
+    Err(Fault::new(
+        format!("{} is not a name", quoted(text)),
+        format!("use 1 to {NAME_CHARS_MAX} letters, digits, - and _, the first of them not a -"),
+    ))
+}
+
+/// Returns an absolute path of at most `bytes_max` bytes.
+pub(super) fn absolute_path(text: &str, example: &str, bytes_max: usize) -> Result<PathBuf, Fault> {
+    let problem = if text.is_empty() {
+        "the path is empty".to_owned()
+    } else if text.contains('\0') {
+        format!("{} is not a path", quoted(text))
+    } else if !text.starts_with('/') {
+        format!("{} is a relative path", quoted(text))
+    } else if text.len() > bytes_max {
+        format!("the path has {} bytes, and {bytes_max} is the most", text.len())
+    } else {
+        return Ok(PathBuf::from(text));
+    };
+    Err(Fault::new(problem, format!("write an absolute path, as in {example}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_whole_numbers_with_a_unit() {
+        let range = Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
+        for (text, millis) in
+            [("10ms", 10), ("500ms", 500), ("1s", 1000), ("2 m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text, range.clone()), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "1", "1.5s", "-1s", "1S", "9ms", "8d", "1s1s", "\u{661}s"] {
+            assert!(duration(text, range.clone()).is_err(), "{text}");
+        }
+        let endless = "9".repeat(400) + "h";
+        assert!(duration(&endless, range).unwrap_err().problem.ends_with("is too long"));
+    }
+
+    #[test]
+    fn durations_print_as_they_are_written() {
+        for text in ["10ms", "1500ms", "1s", "90s", "2m", "1h", "7d"] {
+            let range = Duration::ZERO..=Duration::MAX;
+            assert_eq!(Human(duration(text, range).unwrap()).to_string(), text);
+        }
+        assert_eq!(Human(Duration::ZERO).to_string(), "0ms");
+    }
+
+    #[test]
+    fn odd_addresses_are_refused() {
+        for text in [
+            "",
+            ":",
+            ":3306",
+            "10.0.0.1:",
+            "10.0.0.1:0",
+            "10.0.0.1:65536",
+            "10.0.0:1",
+            "010.0.0.1:1",
+            "0.0.0.0:1",
+            "127.0.0.1:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "10.0.0.1:+1",
+            "fe80::1%eth0",
+            "[::ffff:10.0.0.1]:3306",
+        ] {
+            assert!(socket_v4(text).is_err(), "{text}");
+        }
+        assert_eq!(socket_v4("10.0.0.1:3306"), Ok("10.0.0.1:3306".parse().unwrap()));
+    }
+}

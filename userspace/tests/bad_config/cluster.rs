@@ -1,0 +1,171 @@
+//! `[[cluster]]` itself, and `[cluster.drain]`.
+
+use super::Case;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a cluster without a name",
+        changes: &[(r#"name = "main""#, "")],
+        errors: r#"bad.toml:4:1: cluster[#1].name: is missing
+    add name = "main""#,
+    },
+    Case {
+        name: "an odd name",
+        changes: &[(r#"name = "main""#, r#"name = "main db""#)],
+        errors: r#"bad.toml:5:8: cluster[main db].name: "main db" is not a name
+    use 1 to 32 letters, digits, - and _, the first of them not a -"#,
+    },
+    Case {
+        name: "an empty name",
+        changes: &[(r#"name = "main""#, r#"name = """#)],
+        errors: r#"bad.toml:5:8: cluster[#1].name: "" is not a name
+    use 1 to 32 letters, digits, - and _, the first of them not a -"#,
+    },
+    Case {
+        name: "a long name",
+        changes: &[(r#"name = "main""#, r#"name = "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm""#)],
+        errors: r#"bad.toml:5:8: cluster[mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm].name: "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm" is not a name
+    use 1 to 32 letters, digits, - and _, the first of them not a -"#,
+    },
+    Case {
+        name: "a forwarding mode of a later version",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+forwarding = "dsr""#)],
+        errors: r#"bad.toml:6:14: cluster[main].forwarding: "dsr" is not supported by this version
+    write "snat": it works in any topology"#,
+    },
+    Case {
+        name: "a forwarding mode that does not exist",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+forwarding = "nat""#)],
+        errors: r#"bad.toml:6:14: cluster[main].forwarding: "nat" is not a known value
+    do you mean "snat"?"#,
+    },
+    Case {
+        name: "automatic failover",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+failover = "auto""#)],
+        errors: r#"bad.toml:6:12: cluster[main].failover: "auto" is not supported by this version
+    write "manual", and make another pair active with: pairflip flip --route-only"#,
+    },
+    Case {
+        name: "a SNAT address twice",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["10.0.1.2", "10.0.1.2"]"#)],
+        errors: r#"bad.toml:6:31: cluster[main].snat_addresses[2]: "10.0.1.2" is there twice
+    remove one of the two"#,
+    },
+    Case {
+        name: "a SNAT address with a port",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["10.0.1.2:3306"]"#)],
+        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: "10.0.1.2:3306" is not an IPv4 address
+    write an IPv4 address without a port, as in "10.0.1.2""#,
+    },
+    Case {
+        name: "an IPv6 SNAT address",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["fd00::2"]"#)],
+        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: "fd00::2" is IPv6, which is not supported by this version
+    write an IPv4 address without a port, as in "10.0.1.2""#,
+    },
+    Case {
+        name: "nine SNAT addresses",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["10.0.1.30", "10.0.1.31", "10.0.1.32", "10.0.1.33", "10.0.1.34", "10.0.1.35", "10.0.1.36", "10.0.1.37", "10.0.1.38"]"#)],
+        errors: "bad.toml:6:18: cluster[main].snat_addresses: there are 9, and 8 is the most
+    remove some, or divide them among several clusters or daemons",
+    },
+    Case {
+        name: "a SNAT address of a backend",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["10.0.1.22"]"#)],
+        errors: "bad.toml:6:19: cluster[main].snat_addresses[1]: 10.0.1.22 is the address of a backend, cluster[main].pair[pair2].replicas[1] at line 30
+    write an address of the redirector itself",
+    },
+    Case {
+        name: "a loopback SNAT address",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["127.0.0.1"]"#)],
+        errors: "bad.toml:6:19: cluster[main].snat_addresses[1]: 127.0.0.1 is a loopback address, whose packets never reach an interface
+    write the address of one host, reachable through an interface",
+    },
+    Case {
+        name: "SNAT ports the wrong way round",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_ports = "60999-32768""#)],
+        errors: r#"bad.toml:6:14: cluster[main].snat_ports: "60999-32768" has its ends the wrong way round
+    write the lower port first: "32768-60999""#,
+    },
+    Case {
+        name: "SNAT ports from 0",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_ports = "0-60999""#)],
+        errors: r#"bad.toml:6:14: cluster[main].snat_ports: "0-60999" is not a range of ports
+    write two ports from 1024 to 65535"#,
+    },
+    Case {
+        name: "SNAT ports of services",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_ports = "22-60999""#)],
+        errors: r#"bad.toml:6:14: cluster[main].snat_ports: "22-60999" has ports below 1024, which belong to services
+    begin at 1024 or higher"#,
+    },
+    Case {
+        name: "SNAT ports beyond the last",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_ports = "32768-65536""#)],
+        errors: r#"bad.toml:6:14: cluster[main].snat_ports: "32768-65536" is not a range of ports
+    write two ports from 1024 to 65535"#,
+    },
+    Case {
+        name: "one SNAT port",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_ports = "40000""#)],
+        errors: r#"bad.toml:6:14: cluster[main].snat_ports: "40000" is not a range of ports
+    write the lowest and the highest, as in "32768-60999""#,
+    },
+    Case {
+        name: "an announcement that does not exist",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+announce = "vrrp""#)],
+        errors: r#"bad.toml:6:12: cluster[main].announce: "vrrp" is not a known value
+    write one of "arp", "none""#,
+    },
+    Case {
+        name: "a no_backend that does not exist",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+no_backend = "reject""#)],
+        errors: r#"bad.toml:6:14: cluster[main].no_backend: "reject" is not a known value
+    do you mean "reset"?"#,
+    },
+    Case {
+        name: "a drain mode that does not exist",
+        changes: &[(r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+"#, r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+[cluster.drain]
+mode = "kill"
+"#)],
+        errors: r#"bad.toml:11:8: cluster[main].drain.mode: "kill" is not a known value
+    write one of "finish", "idle", "cut""#,
+    },
+    Case {
+        name: "a deadline without a unit",
+        changes: &[(r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+"#, r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+[cluster.drain]
+mode = "idle"
+deadline = "30"
+"#)],
+        errors: r#"bad.toml:12:12: cluster[main].drain.deadline: "30" has no unit
+    add one of ms, s, m, h, d, as in "30s""#,
+    },
+];

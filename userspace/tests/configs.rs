@@ -1,0 +1,268 @@
+//! Good configurations: every file of `configs/`, the defaults, and where passwords come from.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use pairflip::config::{
+    self, Access, Announce, Attach, Check, Config, DrainMode, NoBackend, PortRange, Secret,
+};
+use pairflip_common::route::{
+    BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
+};
+
+/// The least that a configuration can be.
+const MINIMAL: &str = r#"
+[daemon]
+interfaces = ["eth0"]
+[[cluster]]
+name = "main"
+[cluster.check]
+user = "pairflip"
+password_file = "password"
+[[cluster.route]]
+name = "writes"
+vip = "10.0.0.100:3306"
+access = "write"
+[[cluster.pair]]
+name = "pair1"
+primary = "10.0.1.11:3306"
+replicas = ["10.0.1.12:3306"]
+[[cluster.pair]]
+name = "pair2"
+primary = "10.0.1.21:3306"
+replicas = ["10.0.1.22:3306"]
+"#;
+
+/// The example of DESIGN.md, section 5, to the letter.
+const DESIGN_EXAMPLE: &str = r#"
+[daemon]
+interfaces = ["eth0"]                   # where VIP traffic and backend replies arrive; may be several
+attach     = "auto"                     # auto | native | generic
+control    = "/run/pairflip/control.sock"
+state_dir  = "/var/lib/pairflip"
+bpffs      = "/sys/fs/bpf/pairflip"     # where program, link and maps are pinned
+http       = "127.0.0.1:8404"           # status page, metrics, health; read-only; "" turns it off
+
+[[cluster]]
+name       = "main"
+forwarding = "snat"                     # snat | dnat | dsr
+snat_addresses = ["10.0.1.2"]           # default: the address of the interface towards the backend
+snat_ports     = "32768-60999"          # never shared with the host's own sockets
+announce   = "arp"                      # arp: put the VIPs on the interface and announce them | none: someone else does
+failover   = "manual"                   # manual | auto
+
+  [cluster.check]
+  user          = "pairflip"
+  password_file = "/etc/pairflip/password"
+  interval      = "1s"
+  timeout       = "500ms"
+  rise          = 2
+  fall          = 3
+  max_lag       = "10s"
+
+  [cluster.drain]
+  mode     = "idle"                     # finish | idle | cut
+  deadline = "30s"
+
+  [[cluster.route]]
+  name   = "writes"
+  vip    = "10.0.0.100:3306"
+  access = "write"
+
+  [[cluster.route]]
+  name   = "reads"
+  vip    = "10.0.0.101:3306"
+  access = "read"
+
+  [[cluster.pair]]
+  name     = "pair1"
+  primary  = "10.0.1.11:3306"
+  replicas = ["10.0.1.12:3306"]
+
+  [[cluster.pair]]
+  name     = "pair2"
+  primary  = "10.0.1.21:3306"
+  replicas = ["10.0.1.22:3306"]
+"#;
+
+#[test]
+fn every_file_of_configs_loads() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        if let Err(errors) = config::load_with(&path, &any_password) {
+            panic!("{errors}");
+        }
+        names.push(path.file_name().unwrap().to_owned());
+    }
+    assert!(names.iter().any(|name| name == "pairflip.toml"), "{names:?}");
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pairflip.toml");
+    let mut reference = config::load_with(&path, &any_password).unwrap();
+    // Only the second route is there for the example's sake.
+    reference.clusters[0].routes.truncate(1);
+    assert_eq!(reference, parse(MINIMAL));
+}
+
+#[test]
+fn the_reference_shows_every_key() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pairflip.toml");
+    let text = fs::read_to_string(path).unwrap();
+    for key in [
+        "interfaces",
+        "attach",
+        "control",
+        "state_dir",
+        "bpffs",
+        "http",
+        "flows_max",
+        "half_open_max",
+        "name",
+        "forwarding",
+        "snat_addresses",
+        "snat_ports",
+        "announce",
+        "failover",
+        "no_backend",
+        "user",
+        "password_file",
+        "password_env",
+        "interval",
+        "fast_interval",
+        "timeout",
+        "rise",
+        "fall",
+        "max_lag",
+        "mode",
+        "deadline",
+        "vip",
+        "access",
+        "primary",
+        "replicas",
+    ] {
+        let shown = text.lines().any(|line| {
+            line.trim_start_matches([' ', '#'])
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start().starts_with("= "))
+        });
+        assert!(shown, "{key} is not shown");
+    }
+}
+
+#[test]
+fn the_reference_names_the_limits() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pairflip.toml");
+    let text = fs::read_to_string(path).unwrap();
+    for limit in [
+        format!("1 to {DEVICES_MAX} names"),
+        format!("1 to {CLUSTERS_MAX} clusters"),
+        format!("Up to {SNAT_ADDRESSES_MAX}."),
+        format!("1 to {ROUTES_MAX}, one with"),
+        format!("1 to {CHOICE_SLOTS}. {BACKENDS_MAX} backends in all"),
+    ] {
+        assert!(text.contains(&limit), "{limit}");
+    }
+}
+
+#[test]
+fn the_example_of_the_design_loads() {
+    let config = parse(DESIGN_EXAMPLE);
+    let cluster = &config.clusters[0];
+    assert_eq!(cluster.snat_addresses, ["10.0.1.2".parse::<std::net::Ipv4Addr>().unwrap()]);
+    assert_eq!(cluster.drain.mode, DrainMode::Idle);
+    assert_eq!(cluster.drain.deadline, Some(Duration::from_secs(30)));
+    assert_eq!(cluster.routes[1].access, Access::Read);
+    let backends: Vec<String> = cluster.backends().map(|backend| backend.to_string()).collect();
+    assert_eq!(backends, ["10.0.1.11:3306", "10.0.1.12:3306", "10.0.1.21:3306", "10.0.1.22:3306"]);
+    let warnings = config.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("cluster[main].drain.mode: \"idle\" acts as \"finish\""));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = parse(MINIMAL);
+    assert_eq!(config.daemon.attach, Attach::Auto);
+    assert_eq!(config.daemon.http, Some("127.0.0.1:8404".parse().unwrap()));
+    let cluster = &config.clusters[0];
+    assert!(cluster.snat_addresses.is_empty());
+    assert_eq!(cluster.snat_ports, PortRange { min: 32768, max: 60999 });
+    assert_eq!(cluster.announce, Announce::Arp);
+    assert_eq!(cluster.no_backend, NoBackend::Reset);
+    assert_eq!(cluster.drain.mode, DrainMode::Finish);
+    assert_eq!(config.warnings(), [""; 0]);
+}
+
+#[test]
+fn http_can_be_turned_off() {
+    let config = parse(&MINIMAL.replace("[daemon]", "[daemon]\nhttp = \"\""));
+    assert_eq!(config.daemon.http, None);
+}
+
+#[test]
+fn the_fast_interval_follows_the_timeout() {
+    let text = MINIMAL.replace("[cluster.check]", "[cluster.check]\ntimeout = \"250ms\"");
+    assert_eq!(parse(&text).clusters[0].check.fast_interval, Duration::from_millis(250));
+}
+
+#[test]
+fn detection_takes_one_interval_and_the_counting() {
+    let check = Check {
+        user: "pairflip".to_owned(),
+        password: Secret::new("secret"),
+        interval: Duration::from_secs(2),
+        fast_interval: Duration::from_millis(300),
+        timeout: Duration::from_millis(200),
+        rise: 2,
+        fall: 4,
+        max_lag: Duration::from_secs(10),
+    };
+    assert_eq!(check.detection_time(), Duration::from_millis(2000 + 3 * 300 + 200));
+    let once = Check { fall: 1, ..check };
+    assert_eq!(once.detection_time(), Duration::from_millis(2200));
+}
+
+#[test]
+fn a_password_is_read_beside_the_configuration_and_never_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pairflip.toml");
+    fs::write(&path, MINIMAL).unwrap();
+    let password = directory.path().join("password");
+    fs::write(&password, "p\u{e4}ss word \r\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o640)).unwrap();
+    let config = config::load(&path).unwrap();
+    assert_eq!(config.clusters[0].check.password.expose(), "p\u{e4}ss word ");
+    assert!(!format!("{config:?}").contains("word "));
+}
+
+#[test]
+fn a_password_comes_from_the_environment() {
+    let text = MINIMAL.replace("password_file = \"password\"", "password_env = \"MYSQL_PWD\"");
+    let variable = |name: &Path| match name.to_str() {
+        Some("MYSQL_PWD") => Ok("from the environment".to_owned()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let config = config::parse(&text, Path::new("pairflip.toml"), &variable).unwrap();
+    assert_eq!(config.clusters[0].check.password.expose(), "from the environment");
+}
+
+fn parse(text: &str) -> Config {
+    match config::parse(text, Path::new("pairflip.toml"), &any_password) {
+        Ok(config) => config,
+        Err(errors) => panic!("{errors}"),
+    }
+}
+
+fn any_password(_: &Path) -> io::Result<String> {
+    Ok("secret".to_owned())
+}
