@@ -1,0 +1,168 @@
+//! One probe of one MySQL or MariaDB server: connect if need be, ask, return what was found.
+//!
+//! Keeps at most one connection per backend. Connections that are opened and dropped without
+//! logging in count against `max_connect_errors` on the server and lock the prober out, so a login
+//! that is under way is carried over to the next probe instead of being abandoned at every timeout.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddrV4,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
+use pairflip_policy::{Cause, CheckFailure, CheckResult, Facts};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    cause::{failure, timed_out},
+    dialect::{Dialect, STATE_QUERY, State, channels},
+};
+
+/// A login older than this is given up for a fresh one.
+///
+/// A server that was stopped and continued answers the waiting one; a host that was rebooted never
+/// does. At one per 5 s a server has to hang for 500 s before `max_connect_errors` (default 100) is
+/// reached.
+const LOGIN_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Bounds how long the driver's clean-up of an abandoned connection can wait for a dead host.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// The default of every server version; given so that the driver does not spend a query on asking.
+const ALLOWED_PACKET_MAX_BYTES: usize = 16 << 20;
+/// As above; a connection that the server closed earlier is noticed and replaced.
+const WAIT_TIMEOUT_S: usize = 28_800;
+
+type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
+
+/// Asks one server, over one connection that it keeps.
+pub struct Prober {
+    target: SocketAddrV4,
+    opts: Opts,
+    timeout: Duration,
+    link: Link,
+}
+
+/// What is between us and the server.
+enum Link {
+    Closed,
+    LoggingIn { login: Login, since: Instant },
+    Open { conn: Box<Conn>, dialect: Option<Dialect> },
+}
+
+impl Prober {
+    /// Does no I/O yet.
+    #[must_use]
+    pub fn new(target: SocketAddrV4, user: &str, password: &str, timeout: Duration) -> Self {
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(target.ip().to_string())
+            .tcp_port(target.port())
+            .user(Some(user))
+            .pass(Some(password))
+            // On loopback the driver would change over to the server's unix socket and never see
+            // the port fail.
+            .prefer_socket(false)
+            .tcp_keepalive(Some(KEEPALIVE))
+            .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
+            .wait_timeout(Some(WAIT_TIMEOUT_S))
+            .stmt_cache_size(0);
+        Self { target, opts: opts.into(), timeout, link: Link::Closed }
+    }
+
+    /// Returns the server that is probed.
+    #[must_use]
+    pub const fn target(&self) -> SocketAddrV4 {
+        self.target
+    }
+
+    /// Returns what the server says, or why it says nothing, after `timeout` at the latest.
+    ///
+    /// A kept connection that turns out to be gone is no failure: the server may have restarted or
+    /// cut idle sessions. Then a fresh login decides.
+    pub async fn probe(&mut self) -> CheckResult {
+        let deadline = Instant::now() + self.timeout;
+        let is_kept = matches!(self.link, Link::Open { .. });
+        let mut result = self.attempt(deadline).await;
+        if is_kept && matches!(&result, Err(failure) if failure.cause == Cause::ConnectionLost) {
+            result = self.attempt(deadline).await;
+        }
+        match result {
+            Ok(facts) => CheckResult::Answered(facts),
+            Err(failure) => CheckResult::Failed(failure),
+        }
+    }
+
+    async fn attempt(&mut self, deadline: Instant) -> Result<Facts, CheckFailure> {
+        let (mut conn, dialect) = self.connection(deadline).await?;
+        match timeout_at(deadline, guarded(ask(&mut conn, dialect))).await {
+            // A connection with half an answer on it is of no use: it is dropped unless everything
+            // was read.
+            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok((facts, dialect))) => {
+                self.link = Link::Open { conn, dialect: Some(dialect) };
+                Ok(facts)
+            }
+        }
+    }
+
+    /// Takes the kept connection, or logs in.
+    async fn connection(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<(Box<Conn>, Option<Dialect>), CheckFailure> {
+        let (mut login, since) = match std::mem::replace(&mut self.link, Link::Closed) {
+            Link::Open { conn, dialect } => return Ok((conn, dialect)),
+            Link::LoggingIn { login, since } => (login, since),
+            Link::Closed => (Conn::new(self.opts.clone()) as Login, Instant::now()),
+        };
+        let outcome = timeout_at(
+            deadline,
+            guarded(async { login.as_mut().await.map_err(|error| failure(&error)) }),
+        )
+        .await;
+        match outcome {
+            Ok(conn) => Ok((Box::new(conn?), None)),
+            Err(_elapsed) => {
+                if since.elapsed() < LOGIN_AGE_MAX {
+                    self.link = Link::LoggingIn { login, since };
+                }
+                Err(timed_out("logging in", self.timeout))
+            }
+        }
+    }
+}
+
+async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialect), CheckFailure> {
+    let state: Option<Row> = conn.query_first(STATE_QUERY).await.map_err(|e| failure(&e))?;
+    let State { read_only, server_id, version, comment } = State::read(state.as_ref())?;
+    let dialect = dialect.unwrap_or_else(|| Dialect::of(&version, &comment));
+    let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
+    let replication = channels(dialect, &rows)?;
+    Ok((Facts { read_only, server_id, version, replication }, dialect))
+}
+
+/// Turns a panic of the driver into a failed check.
+///
+/// What answers on the port may be anything; bytes that a third-party parser did not expect must
+/// not end the checks of this backend.
+async fn guarded<T>(
+    future: impl Future<Output = Result<T, CheckFailure>>,
+) -> Result<T, CheckFailure> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|context| {
+        // Nothing of the future is used after a panic: the connection in it is dropped.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(poll) => poll,
+            Err(_panic) => Poll::Ready(Err(CheckFailure {
+                cause: Cause::Protocol,
+                text: "the answer made the MySQL driver panic; is this MySQL or MariaDB?".into(),
+            })),
+        }
+    })
+    .await
+}
