@@ -1,0 +1,107 @@
+//! The data plane as user space sees it: load or adopt the program, write routes, list and end flows, read counters.
+//!
+//! The only module that names aya. It holds no opinion: what to route where is decided in `pairflip_policy`.
+
+mod batch;
+mod choice;
+mod flows;
+mod load;
+mod slots;
+mod tables;
+
+pub use choice::choice;
+pub use flows::{EndedFlow, Flow, FlowCounts, SweepLimits};
+pub use load::{Attachment, Error, LoadOptions, Mode, unload};
+pub use slots::{SlotError, assign};
+pub use tables::{BackendPath, RouteChange};
+
+use std::os::fd::OwnedFd;
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray};
+use pairflip_common::{
+    bench::BenchPacket,
+    flow::{FlowEntry, FlowKey},
+    names,
+    route::{Backend, BackendKey, Device, Route, Scratch, Settings, VipKey, VipRoute},
+};
+
+/// The kernel object, built by `build.rs`. Aligned as the ELF parser wants its input.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+static OBJECT: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/pairflip.bpf.o")));
+
+/// The bytes of the kernel object, for tests and benchmarks.
+pub fn object() -> &'static [u8] {
+    &OBJECT.0
+}
+
+/// A loaded and attached data plane.
+pub struct DataPlane {
+    /// For batch operations, which aya does not have.
+    flows_fd: OwnedFd,
+    half_open_fd: OwnedFd,
+    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    half_open: HashMap<MapData, FlowKey, FlowEntry>,
+    clusters: ArrayOfMaps<MapData, Array<MapData, Route>>,
+    vips: HashMap<MapData, VipKey, VipRoute>,
+    backends: Array<MapData, Backend>,
+    backend_ids: HashMap<MapData, BackendKey, u32>,
+    devices: Array<MapData, Device>,
+    filter: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+    counters: PerCpuArray<MapData, u64>,
+    scratch: PerCpuArray<MapData, Scratch>,
+    /// Keeps program and links open; the bpffs pins keep them alive without us.
+    ebpf: aya::Ebpf,
+    attachments: Vec<Attachment>,
+    /// True when maps of an earlier daemon were found and kept.
+    adopted: bool,
+}
+
+impl DataPlane {
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The loaded program, for the kernel's test-run.
+    pub fn program(&self) -> Option<&aya::programs::Xdp> {
+        self.test_program(names::PROGRAM)
+    }
+
+    /// Makes `program` the one that the benchmark's packet source calls, with `packet` as its packet.
+    pub fn prepare_bench(
+        &mut self,
+        program: &'static str,
+        packet: BenchPacket,
+    ) -> Result<(), Error> {
+        let target = self.test_program(program).ok_or(Error::Missing(program))?;
+        let fd = target
+            .fd()
+            .map_err(|source| Error::Program { name: program, source: Box::new(source) })?;
+        let fd =
+            fd.try_clone().map_err(|source| Error::Read { map: names::BENCH_PROGRAMS, source })?;
+        let programs = self
+            .ebpf
+            .map_mut(names::BENCH_PROGRAMS)
+            .ok_or(Error::Missing(names::BENCH_PROGRAMS))?;
+        let mut programs = ProgramArray::try_from(programs)
+            .map_err(|source| Error::Map { map: names::BENCH_PROGRAMS, source })?;
+        programs
+            .set(0, &fd, 0)
+            .map_err(|source| Error::Map { map: names::BENCH_PROGRAMS, source })?;
+        let bench = self.ebpf.map_mut(names::BENCH).ok_or(Error::Missing(names::BENCH))?;
+        let mut bench: Array<_, BenchPacket> =
+            bench.try_into().map_err(|source| Error::Map { map: names::BENCH, source })?;
+        bench.set(0, packet, 0).map_err(|source| Error::Map { map: names::BENCH, source })
+    }
+
+    /// A program of the object by name, loaded when asked for with [`LoadOptions::all_programs`].
+    pub fn test_program(&self, name: &str) -> Option<&aya::programs::Xdp> {
+        self.ebpf.program(name).and_then(|program| program.try_into().ok())
+    }
+}

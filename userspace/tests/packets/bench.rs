@@ -1,0 +1,375 @@
+//! The program with two pairs configured, frames for it, and what comes out.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::programs::{TestRun, TestRunOptions};
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeader};
+use pairflip::dataplane::{BackendPath, DataPlane, LoadOptions, RouteChange, unload};
+use pairflip_common::route::{Settings, VipRoute};
+
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
+
+pub(crate) const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 7), 1999);
+pub(crate) const VIP_WRITE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 3306);
+pub(crate) const VIP_READ: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 101), 3306);
+pub(crate) const SNAT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+pub(crate) const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const LOOPBACK: u32 = 1;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Action {
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+pub(crate) struct Bench {
+    pub(crate) dataplane: DataPlane,
+    bpffs: PathBuf,
+    ports: (u16, u16),
+    flows_max: u32,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::make((32_768, 60_999), 1024)
+    }
+
+    pub(crate) fn with_ports(min: u16, max: u16) -> Self {
+        Self::make((min, max), 1024)
+    }
+
+    pub(crate) fn with_flows_max(flows_max: u32) -> Self {
+        Self::make((32_768, 60_999), flows_max)
+    }
+
+    fn make(ports: (u16, u16), flows_max: u32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let bpffs =
+            PathBuf::from(format!("/sys/fs/bpf/pairflip-test-{}-{count}", std::process::id()));
+        let dataplane = DataPlane::load(&load_options(&bpffs, flows_max)).unwrap();
+        let mut bench = Self { dataplane, bpffs, ports, flows_max };
+        bench.dataplane.set_devices(&[(LOOPBACK, OWN_MAC)]).unwrap();
+        bench.dataplane.set_snat_ports(ports.0, ports.1).unwrap();
+        for index in 0..2 {
+            bench.move_backend(index, LOOPBACK);
+        }
+        bench.route_all_to(0, 1);
+        for (route, vip) in [VIP_WRITE, VIP_READ].into_iter().enumerate() {
+            bench.dataplane.add_vip(vip, VipRoute { cluster: 0, route: route as u16 }).unwrap();
+        }
+        bench
+    }
+
+    pub(crate) fn options(&self) -> LoadOptions {
+        load_options(&self.bpffs, self.flows_max)
+    }
+
+    pub(crate) fn reload(&mut self) {
+        self.dataplane = DataPlane::load(&self.options()).unwrap();
+    }
+
+    pub(crate) fn backend(&self, index: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 11 + 10 * index as u8), 3306)
+    }
+
+    pub(crate) fn backend_mac(&self, index: u16) -> [u8; 6] {
+        [2, 0, 0, 0, 1, index as u8]
+    }
+
+    pub(crate) fn move_backend(&mut self, index: u16, ifindex: u32) {
+        self.set_backend(index, ifindex, Some(self.backend_mac(index)));
+    }
+
+    pub(crate) fn forget_next_hop(&mut self, index: u16) {
+        // On another interface: what is known of a path stays while only the neighbour is silent.
+        self.set_backend(index, 9, None);
+    }
+
+    fn set_backend(&mut self, index: u16, ifindex: u32, next_hop_mac: Option<[u8; 6]>) {
+        let path = BackendPath {
+            address: self.backend(index),
+            ifindex,
+            own_mac: OWN_MAC,
+            next_hop_mac,
+            snat_addresses: vec![SNAT],
+            snat_ports: self.ports,
+        };
+        self.dataplane.set_backend(index, &path).unwrap();
+    }
+
+    pub(crate) fn route_all_to(&mut self, index: u16, generation: u32) {
+        let change = RouteChange::Forward(vec![(index, self.backend(index))]);
+        self.swap(index, generation, change);
+    }
+
+    pub(crate) fn refuse_all(&mut self, generation: u32) {
+        self.swap(0, generation, RouteChange::Refuse);
+    }
+
+    pub(crate) fn drop_all(&mut self, generation: u32) {
+        self.swap(0, generation, RouteChange::Drop);
+    }
+
+    fn swap(&mut self, pair: u16, generation: u32, change: RouteChange) {
+        let routes = BTreeMap::from([(0, change.clone()), (1, change)]);
+        self.dataplane.swap_routes(0, generation, pair, &routes).unwrap();
+    }
+
+    pub(crate) fn run(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let mut out = vec![0; 4096];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat: 1,
+            ..TestRunOptions::new()
+        };
+        let result = self.dataplane.program().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => panic!("the program returned {other}"),
+        };
+        if action == Action::Tx || action == Action::Redirect {
+            // What leaves must parse; that its checksums are right, each test asks through `Frame::parse`.
+            SlicedPacket::from_ethernet(&out).unwrap();
+        }
+        (action, out)
+    }
+
+    /// Runs a whole handshake; returns what became of its last packet.
+    pub(crate) fn handshake(&self, client: SocketAddrV4, vip: SocketAddrV4) -> (Action, Vec<u8>) {
+        let (_, syn) = self.run(&Frame::tcp(client, vip).seq(1000).flags(SYN).bytes());
+        let syn = Frame::parse(&syn);
+        self.run(&Frame::tcp(syn.dst, syn.src).seq(5000).ack(1001).flags(SYN | ACK).bytes());
+        self.run(&Frame::tcp(client, vip).seq(1001).ack(5001).flags(ACK).bytes())
+    }
+
+    pub(crate) fn establish(&self, client: SocketAddrV4, vip: SocketAddrV4) -> Established {
+        let (action, ack) = self.handshake(client, vip);
+        let ack = Frame::parse(&ack);
+        assert_eq!(
+            (action, ack.flags),
+            (Action::Tx, ACK),
+            "the handshake of {client} to {vip} went through"
+        );
+        Established {
+            client,
+            vip,
+            backend: ack.dst,
+            snat: ack.src,
+            client_next: 1001,
+            server_next: 5001,
+        }
+    }
+
+    pub(crate) fn flows(&self) -> u64 {
+        self.dataplane.flow_counts().unwrap().total
+    }
+
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        self.dataplane.counters().unwrap().into_iter().find(|(known, _)| *known == name).unwrap().1
+    }
+
+    pub(crate) fn set_abi_version(&self, abi_version: u32) {
+        let map = aya::maps::MapData::from_pin(self.bpffs.join("SETTINGS")).unwrap();
+        let mut settings =
+            aya::maps::Array::<_, Settings>::try_from(aya::maps::Map::Array(map)).unwrap();
+        let before = settings.get(&0, 0).unwrap();
+        settings.set(0, Settings { abi_version, ..before }, 0).unwrap();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // A second panic would hide the first.
+        if let Err(error) = unload(&self.bpffs) {
+            eprintln!("removing {}: {error}", self.bpffs.display());
+        }
+    }
+}
+
+fn load_options(bpffs: &std::path::Path, flows_max: u32) -> LoadOptions {
+    LoadOptions {
+        interfaces: Vec::new(),
+        mode: None,
+        bpffs: bpffs.to_owned(),
+        flows_max,
+        half_open_max: 512,
+        all_programs: false,
+    }
+}
+
+pub(crate) struct Established {
+    pub(crate) client: SocketAddrV4,
+    pub(crate) vip: SocketAddrV4,
+    pub(crate) backend: SocketAddrV4,
+    pub(crate) snat: SocketAddrV4,
+    pub(crate) client_next: u32,
+    pub(crate) server_next: u32,
+}
+
+impl Established {
+    pub(crate) fn data(&self, payload: &[u8]) -> Vec<u8> {
+        Frame::tcp(self.client, self.vip)
+            .seq(self.client_next)
+            .ack(self.server_next)
+            .flags(ACK | PSH)
+            .payload(payload)
+            .bytes()
+    }
+}
+
+/// A TCP frame, to be made or as it came out.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) src: SocketAddrV4,
+    pub(crate) dst: SocketAddrV4,
+    pub(crate) src_mac: [u8; 6],
+    pub(crate) dst_mac: [u8; 6],
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) ttl: u8,
+    pub(crate) ip_options: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    pub(crate) fn tcp(src: SocketAddrV4, dst: SocketAddrV4) -> Self {
+        Self {
+            src,
+            dst,
+            src_mac: CLIENT_MAC,
+            dst_mac: OWN_MAC,
+            seq: 0,
+            ack: 0,
+            flags: 0,
+            ttl: 64,
+            ip_options: Vec::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    pub(crate) fn udp(src: SocketAddrV4, dst: SocketAddrV4) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC)
+            .ipv4(src.ip().octets(), dst.ip().octets(), 64)
+            .udp(src.port(), dst.port())
+            .write(&mut bytes, b"hello")
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn seq(self, seq: u32) -> Self {
+        Self { seq, ..self }
+    }
+
+    pub(crate) fn ack(self, ack: u32) -> Self {
+        Self { ack, ..self }
+    }
+
+    pub(crate) fn flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
+    pub(crate) fn ttl(self, ttl: u8) -> Self {
+        Self { ttl, ..self }
+    }
+
+    pub(crate) fn via(self, src_mac: [u8; 6]) -> Self {
+        Self { src_mac, ..self }
+    }
+
+    pub(crate) fn payload(self, payload: &[u8]) -> Self {
+        Self { payload: payload.to_vec(), ..self }
+    }
+
+    pub(crate) fn ip_options(self, options: &[u8]) -> Self {
+        Self { ip_options: options.to_vec(), ..self }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), self.seq, 65_000);
+        tcp.acknowledgment_number = self.ack;
+        tcp.fin = self.flags & FIN != 0;
+        tcp.syn = self.flags & SYN != 0;
+        tcp.rst = self.flags & RST != 0;
+        tcp.psh = self.flags & PSH != 0;
+        tcp.ack = self.flags & ACK != 0;
+        let mut ip = etherparse::Ipv4Header::new(
+            (tcp.header_len() + self.payload.len()) as u16,
+            self.ttl,
+            etherparse::IpNumber::TCP,
+            self.src.ip().octets(),
+            self.dst.ip().octets(),
+        )
+        .unwrap();
+        ip.options = self.ip_options.as_slice().try_into().unwrap();
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(self.src_mac, self.dst_mac)
+            .ip(etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default()))
+            .tcp_header(tcp)
+            .write(&mut bytes, &self.payload)
+            .unwrap();
+        bytes
+    }
+
+    /// Reads a frame back; fails unless both checksums are right.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        assert!(checksums_are_right(bytes), "bad checksum in {bytes:02x?}");
+        let packet = SlicedPacket::from_ethernet(bytes).unwrap();
+        let Some(etherparse::LinkSlice::Ethernet2(ethernet)) = &packet.link else {
+            panic!("no Ethernet header")
+        };
+        let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 header") };
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = &packet.transport else {
+            panic!("no TCP header")
+        };
+        let header = ip.header();
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        Self {
+            src: SocketAddrV4::new(header.source_addr(), tcp.source_port()),
+            dst: SocketAddrV4::new(header.destination_addr(), tcp.destination_port()),
+            src_mac: ethernet.source(),
+            dst_mac: ethernet.destination(),
+            seq: tcp.sequence_number(),
+            ack: tcp.acknowledgment_number(),
+            flags: flag(tcp.fin(), FIN)
+                | flag(tcp.syn(), SYN)
+                | flag(tcp.rst(), RST)
+                | flag(tcp.psh(), PSH)
+                | flag(tcp.ack(), ACK),
+            ttl: header.ttl(),
+            ip_options: header.options().to_vec(),
+            payload: tcp.payload().to_vec(),
+        }
+    }
+}
+
+pub(crate) fn checksums_are_right(bytes: &[u8]) -> bool {
+    let packet = SlicedPacket::from_ethernet(bytes).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 header") };
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = &packet.transport else {
+        panic!("no TCP header")
+    };
+    let header = ip.header();
+    header.to_header().calc_header_checksum() == header.header_checksum()
+        && tcp.calc_checksum_ipv4(header.source(), header.destination()).unwrap() == tcp.checksum()
+}
