@@ -1,0 +1,356 @@
+//! The controller: one request to the daemon, its answer for a person or as JSON.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use hyper::Method;
+use pairflip::{
+    config::{self, ConfigErrors},
+    control::{
+        client::{ClientError, request},
+        protocol::{ApiError, Drain, ErrorBody, FlipRequest, Flows, Status, Unloaded},
+        render::{self, Style},
+        server::safe_flip_not_supported,
+        summary::Summary,
+    },
+    runtime,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The command failed or was refused.
+const EXIT_FAILED: u8 = 1;
+/// The command line asks for what there is not; clap's own code for bad arguments.
+const EXIT_USAGE: u8 = 2;
+/// No daemon to ask.
+const EXIT_NO_DAEMON: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed or refused; the reason and a remedy are on standard error
+  2  wrong usage; nothing was asked of the daemon
+  3  no daemon answers on the socket, or it may not be asked";
+
+/// Commands pairflipd, the MySQL failover redirector.
+#[derive(Debug, Parser)]
+#[command(version, name = "pairflip", after_help = EXIT_CODES)]
+struct Arguments {
+    /// The daemon's control socket.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/run/pairflip/control.sock",
+        env = "PAIRFLIP_SOCKET"
+    )]
+    socket: PathBuf,
+    /// Answers and errors as JSON, errors on standard error as ever.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows which pair is active, where each VIP goes, and why.
+    Status,
+    /// Makes another pair active: one atomic change for all routes of the cluster.
+    ///
+    /// In this version only with --route-only: new connections go to the other pair at once, and
+    /// no server is touched. To lose no acknowledged write, in this order: make the old primary
+    /// read-only, wait until the new one has caught up, flip, make the new one writable.
+    #[command(visible_alias = "flipactive")]
+    Flip {
+        /// The pair to make active. Not needed where there are two.
+        #[arg(long, value_name = "PAIR")]
+        to: Option<String>,
+        /// The cluster. Not needed where there is one.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Only move the routes; fencing and catching up are yours.
+        #[arg(long)]
+        route_only: bool,
+        /// What happens to connections on the old pair [default: as configured].
+        #[arg(long)]
+        drain: Option<DrainMode>,
+        /// Waives a precondition; may be repeated. `target_down`: flip although no backend of the
+        /// target is up.
+        #[arg(long, value_name = "WHAT")]
+        force: Vec<String>,
+    },
+    /// Lists connections through the redirector.
+    Flows {
+        /// Only those to this backend.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        backend: Option<SocketAddrV4>,
+        /// List at most this many [default: 1000].
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Checks a configuration and says what it amounts to. Needs no daemon, changes nothing.
+    Check {
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Removes everything from the kernel and the host, and stops the daemon. Connections through
+    /// the redirector break.
+    Unload {
+        /// Says where things are when no daemon runs.
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum DrainMode {
+    /// They live on until their clients close them.
+    Finish,
+    /// They are ended now, on both sides.
+    Cut,
+}
+
+/// Why a command failed, and the exit code that says so.
+struct Failure {
+    error: ApiError,
+    code: u8,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    let (text, code) = match run(arguments).await {
+        Ok(text) => return ExitCode::from(write(io::stdout(), &text)),
+        Err(Failure { error, code }) => (error_text(error, json), code),
+    };
+    write(io::stderr(), &text);
+    ExitCode::from(code)
+}
+
+async fn run(arguments: Arguments) -> Result<String, Failure> {
+    let Arguments { socket, json, command } = arguments;
+    match command {
+        Command::Status => {
+            let status: Status = get(&socket, "/v1/status").await?;
+            show(&status, json, |status| render::status(status, style()))
+        }
+        Command::Flip { route_only: false, .. } => {
+            Err(Failure { error: safe_flip_not_supported(), code: EXIT_USAGE })
+        }
+        Command::Flip { to, cluster, route_only, drain, force } => {
+            let drain = drain.map(|drain| match drain {
+                DrainMode::Finish => Drain::Finish,
+                DrainMode::Cut => Drain::Cut,
+            });
+            let flip = FlipRequest { cluster, to, route_only, drain, force };
+            let done = request(&socket, Method::POST, "/v1/flip", Some(&flip)).await?;
+            show(&done, json, |done| render::flip(done, style()))
+        }
+        Command::Flows { backend, limit } => {
+            let mut query = Vec::new();
+            query.extend(backend.map(|backend| format!("backend={backend}")));
+            query.extend(limit.map(|limit| format!("limit={limit}")));
+            let flows: Flows = get(&socket, &format!("/v1/flows?{}", query.join("&"))).await?;
+            show(&flows, json, |flows| render::flows(flows, style()))
+        }
+        Command::Check { config } => {
+            show(&Summary::new(&config::load(&config)?), json, Summary::text)
+        }
+        Command::Unload { config } => {
+            show(&unload(&socket, &config).await?, json, |unloaded| match &unloaded.removed[..] {
+                [] => "nothing was loaded".to_owned(),
+                removed => removed.join("\n"),
+            })
+        }
+    }
+}
+
+async fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, ClientError> {
+    request(socket, Method::GET, target, None::<&()>).await
+}
+
+/// Through the daemon where one runs, else by what the configuration says.
+async fn unload(socket: &Path, config: &Path) -> Result<Unloaded, Failure> {
+    match request(socket, Method::POST, "/v1/unload", None::<&()>).await {
+        Err(ClientError::NotRunning { .. }) => {
+            let config = config::load(config)?;
+            let removed = runtime::unload_offline(&config).await.map_err(|error| Failure {
+                error: ApiError::new(
+                    "unload_failed",
+                    format!("unloading without a daemon: {error:#}"),
+                    "run it again as root; what was removed stays removed",
+                ),
+                code: EXIT_FAILED,
+            })?;
+            Ok(Unloaded { removed })
+        }
+        result => Ok(result?),
+    }
+}
+
+fn show<T: Serialize>(
+    value: &T,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    if !json {
+        return Ok(text(value));
+    }
+    serde_json::to_string_pretty(value).map_err(|error| Failure {
+        error: ApiError::new("broken", format!("writing the answer as JSON: {error}"), ""),
+        code: EXIT_FAILED,
+    })
+}
+
+/// Colour only where somebody sees it and has not said otherwise (<https://no-color.org>).
+fn style() -> Style {
+    let wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_some_and(|term| term != "dumb");
+    if wanted && io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
+}
+
+fn error_text(error: ApiError, json: bool) -> String {
+    if !json {
+        let remedy = if error.remedy.is_empty() { "" } else { "\n  " };
+        return format!("error: {}{remedy}{}", error.message, error.remedy);
+    }
+    let message = error.message.clone();
+    serde_json::to_string_pretty(&ErrorBody { error }).unwrap_or(message)
+}
+
+/// Writes a text and the end of its last line; returns the exit code. Who closed the other end
+/// (`pairflip flows | head`) has read enough.
+fn write(mut stream: impl io::Write, text: &str) -> u8 {
+    match writeln!(stream, "{}", text.trim_end()).and_then(|()| stream.flush()) {
+        Ok(()) => 0,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(_) => EXIT_FAILED,
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match error {
+            ClientError::NotRunning { .. } | ClientError::Connect { .. } => EXIT_NO_DAEMON,
+            ClientError::TimedOut { .. }
+            | ClientError::Broken { .. }
+            | ClientError::Refused { .. } => EXIT_FAILED,
+        };
+        Self { error: error.into_api(), code }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self { error: ApiError::new("bad_config", errors.to_string(), ""), code: EXIT_FAILED }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn socket_and_json_may_stand_before_and_after_the_command() {
+        for line in ["--json --socket /x status", "status --json --socket /x"] {
+            let Arguments { socket, json, command } = parse(line).unwrap();
+            assert_eq!((socket, json), (PathBuf::from("/x"), true));
+            assert!(matches!(command, Command::Status));
+        }
+    }
+
+    #[test]
+    fn flip_goes_by_its_old_name_too() {
+        for name in ["flip", "flipactive"] {
+            let line = format!(
+                "{name} --to pair2 --cluster main --route-only --drain cut --force a --force b"
+            );
+            let Command::Flip { to, cluster, route_only, drain, force } =
+                parse(&line).unwrap().command
+            else {
+                panic!("{line} is no flip");
+            };
+            assert_eq!((to.as_deref(), cluster.as_deref()), (Some("pair2"), Some("main")));
+            assert_eq!((route_only, drain), (true, Some(DrainMode::Cut)));
+            assert_eq!(force, ["a", "b"]);
+        }
+    }
+
+    #[test]
+    fn a_flip_is_the_safe_one_and_drains_as_configured_unless_told() {
+        let Command::Flip { route_only, drain, .. } = parse("flip").unwrap().command else {
+            panic!("no flip");
+        };
+        assert_eq!((route_only, drain), (false, None));
+    }
+
+    #[test]
+    fn flows_take_an_address_and_a_number() {
+        let Command::Flows { backend, limit } =
+            parse("flows --backend 10.0.1.11:3306 --limit 5").unwrap().command
+        else {
+            panic!("no flows");
+        };
+        assert_eq!((backend, limit), (Some("10.0.1.11:3306".parse().unwrap()), Some(5)));
+    }
+
+    #[test]
+    fn configurations_are_looked_for_where_the_daemon_looks() {
+        for line in ["check", "unload"] {
+            let (Command::Check { config } | Command::Unload { config }) =
+                parse(line).unwrap().command
+            else {
+                panic!("{line} takes no configuration");
+            };
+            assert_eq!(config, Path::new(config::DEFAULT_PATH));
+        }
+    }
+
+    #[test]
+    fn bad_arguments_are_refused() {
+        for (line, kind) in [
+            ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("fly", ErrorKind::InvalidSubcommand),
+            ("status --watch", ErrorKind::UnknownArgument),
+            ("status extra", ErrorKind::UnknownArgument),
+            ("flip pair2", ErrorKind::UnknownArgument),
+            ("flip --to", ErrorKind::InvalidValue),
+            ("flip --route-only=yes", ErrorKind::TooManyValues),
+            ("flip --drain idle", ErrorKind::InvalidValue),
+            ("flip --to a --to b", ErrorKind::ArgumentConflict),
+            ("flows --backend db1", ErrorKind::ValueValidation),
+            ("flows --backend 10.0.1.11", ErrorKind::ValueValidation),
+            ("flows --limit many", ErrorKind::ValueValidation),
+            ("flows --limit -1", ErrorKind::UnknownArgument),
+            ("check --config", ErrorKind::InvalidValue),
+        ] {
+            assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_exit_code() {
+        let help = Arguments::command().render_help().to_string();
+        for code in [0, EXIT_FAILED, EXIT_USAGE, EXIT_NO_DAEMON] {
+            assert!(help.contains(&format!("\n  {code}  ")), "{code} is not in\n{help}");
+        }
+    }
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("pairflip").chain(line.split_whitespace()))
+    }
+}

@@ -1,0 +1,348 @@
+//! The wire: what requests and answers look like in JSON.
+//!
+//! Stable for programs outside the project: fields may be added, never renamed or removed within
+//! `/v1`. Types of the policy and of the drivers never appear here; the runtime converts. Answers
+//! are read leniently (a newer daemon may say more), requests strictly (a misspelled field must not
+//! turn a command into another one).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Of the paths (`/v1/...`). Grows when a program that understood the last one would not
+/// understand the next.
+pub const API_VERSION: u32 = 1;
+
+/// Answer to `GET /v1/version`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Version {
+    pub version: String,
+    pub api: u32,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    pub daemon: DaemonStatus,
+    pub clusters: Vec<ClusterStatus>,
+}
+
+/// The daemon, its data plane and its host.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DaemonStatus {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// True when maps of an earlier daemon were found and kept.
+    pub adopted: bool,
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Flows in the flow table, and how many fit.
+    pub flows: u64,
+    pub flows_max: u64,
+    pub half_open: u64,
+    pub half_open_max: u64,
+    /// Packets by what became of them.
+    pub counters: BTreeMap<String, u64>,
+    /// What an operator should know about this host.
+    pub warnings: Vec<String>,
+}
+
+/// One interface of `daemon.interfaces`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native` or `generic`.
+    pub attach: String,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ClusterStatus {
+    pub name: String,
+    pub active_pair: String,
+    /// Of the route table in force; 0 before the first.
+    pub generation: u32,
+    /// What is wrong with the checks as a whole, if anything.
+    pub checks: Option<String>,
+    pub pairs: Vec<PairStatus>,
+    pub routes: Vec<RouteStatus>,
+}
+
+/// One pair.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PairStatus {
+    pub name: String,
+    /// `active` or `standby`.
+    pub state: String,
+    /// The primary first.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BackendStatus {
+    pub address: String,
+    /// `primary` or `replica`.
+    pub role: String,
+    /// `unknown`, `up`, `rising`, `falling`, `down` or, for a replica that is alive and not fit for
+    /// reads, `unfit`.
+    pub health: String,
+    pub reason: String,
+    /// `null` when the server does not replicate or cannot tell.
+    pub lag_seconds: Option<f64>,
+    /// As last seen; `null` before the first answer.
+    pub read_only: Option<bool>,
+    pub server_version: Option<String>,
+    /// Flows past the handshake that are pinned to it.
+    pub flows: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RouteStatus {
+    pub name: String,
+    pub vip: String,
+    /// `write` or `read`.
+    pub access: String,
+    /// Where new connections go; empty when they are refused.
+    pub backends: Vec<String>,
+    /// The primary serves a read route because no replica is fit.
+    pub fallback: bool,
+    pub reason: String,
+}
+
+/// Body of `POST /v1/flip`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlipRequest {
+    /// Needed where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The pair to make active; needed where there are more than two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Must be true in this version.
+    #[serde(default)]
+    pub route_only: bool,
+    /// `null` means as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Preconditions to waive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub force: Vec<String>,
+}
+
+/// What happens to the flows on the old pair.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    /// They live on.
+    Finish,
+    /// They are ended on both sides.
+    Cut,
+}
+
+/// Answer to `POST /v1/flip`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlipDone {
+    pub cluster: String,
+    /// The same as `to` when the pair was active already.
+    pub from: String,
+    pub to: String,
+    /// Of the route table in force now.
+    pub generation: u32,
+    pub drain: Drain,
+    /// What the operator should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Query of `GET /v1/flows`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsQuery {
+    /// `address:port`; only flows to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// How many to list at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Answer to `GET /v1/flows`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Flows {
+    pub flows: Vec<Flow>,
+    /// Flows that match, listed or not.
+    pub total: u64,
+}
+
+/// One flow. Packets and bytes are those from the client.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Flow {
+    pub client: String,
+    pub vip: String,
+    /// The address and port that the backend sees.
+    pub snat: String,
+    pub backend: String,
+    /// `half_open`, `established` or `closing`.
+    pub state: String,
+    /// Of the route table that it was opened by.
+    pub generation: u32,
+    pub idle_seconds: f64,
+    pub client_packets: u32,
+    pub client_bytes: u64,
+}
+
+/// Body of `POST /v1/unload`: none, or `{}`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnloadRequest {}
+
+/// Answer to `POST /v1/unload`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Unloaded {
+    /// What was removed or restored, a line each.
+    pub removed: Vec<String>,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ErrorBody {
+    pub error: ApiError,
+}
+
+/// Why a request failed. `code` is stable; `message` and `remedy` are for people, and `remedy` may
+/// be empty.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    pub code: String,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl ApiError {
+    pub fn new(code: &str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// A status with something of everything, for the tests of whatever shows one.
+#[cfg(test)]
+pub(crate) mod example {
+    use super::*;
+
+    pub(crate) fn status() -> Status {
+        Status { daemon: daemon(), clusters: vec![cluster()] }
+    }
+
+    fn daemon() -> DaemonStatus {
+        DaemonStatus {
+            version: "0.1.0".into(),
+            pid: 4711,
+            uptime_seconds: 273_900,
+            adopted: true,
+            interfaces: vec![InterfaceStatus { name: "eth0".into(), attach: "native".into() }],
+            flows: 1204,
+            flows_max: 262_144,
+            half_open: 3,
+            half_open_max: 16_384,
+            counters: [("drop_ttl", 0), ("forwarded", 81_000_224), ("reset_no_backend", 4)]
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
+            warnings: vec!["mind the gap".into()],
+        }
+    }
+
+    fn cluster() -> ClusterStatus {
+        let pair = |name: &str, state: &str, backends: [BackendStatus; 2]| PairStatus {
+            name: name.into(),
+            state: state.into(),
+            backends: backends.into(),
+        };
+        ClusterStatus {
+            name: "main".into(),
+            active_pair: "pair1".into(),
+            generation: 7,
+            checks: None,
+            pairs: vec![
+                pair(
+                    "pair1",
+                    "active",
+                    [
+                        backend(
+                            "10.0.1.11",
+                            "primary",
+                            "falling",
+                            "read-only",
+                            None,
+                            Some(true),
+                            1200,
+                        ),
+                        backend(
+                            "10.0.1.12",
+                            "replica",
+                            "unfit",
+                            "lags 12.5s (max_lag 10s)",
+                            Some(12.5),
+                            Some(true),
+                            4,
+                        ),
+                    ],
+                ),
+                pair(
+                    "pair2",
+                    "standby",
+                    [
+                        backend("10.0.1.21", "primary", "up", "passing", Some(0.0), Some(false), 0),
+                        backend(
+                            "10.0.1.22",
+                            "replica",
+                            "down",
+                            "connection refused",
+                            None,
+                            None,
+                            0,
+                        ),
+                    ],
+                ),
+            ],
+            routes: vec![
+                route("writes", "10.0.0.100", "write", &[], "primary is read-only"),
+                route("reads", "10.0.0.101", "read", &["10.0.1.11:3306"], "no replica is fit"),
+            ],
+        }
+    }
+
+    fn backend(
+        ip: &str,
+        role: &str,
+        health: &str,
+        reason: &str,
+        lag_seconds: Option<f64>,
+        read_only: Option<bool>,
+        flows: u64,
+    ) -> BackendStatus {
+        BackendStatus {
+            address: format!("{ip}:3306"),
+            role: role.into(),
+            health: health.into(),
+            reason: reason.into(),
+            lag_seconds,
+            read_only,
+            server_version: read_only.map(|_| "11.4.5-MariaDB".into()),
+            flows,
+        }
+    }
+
+    fn route(name: &str, ip: &str, access: &str, backends: &[&str], reason: &str) -> RouteStatus {
+        RouteStatus {
+            name: name.into(),
+            vip: format!("{ip}:3306"),
+            access: access.into(),
+            backends: backends.iter().map(ToString::to_string).collect(),
+            fallback: access == "read",
+            reason: reason.into(),
+        }
+    }
+}

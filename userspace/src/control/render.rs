@@ -1,0 +1,448 @@
+//! Answers of the daemon for a terminal: aligned, one thing per line, so that they can be grepped.
+//!
+//! Pure: whether there is colour is the caller's to know. Colour repeats what the words say.
+
+use super::protocol::{BackendStatus, ClusterStatus, Drain, FlipDone, Flows, RouteStatus, Status};
+
+/// Whether the text goes to a terminal that shows colours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Style {
+    Plain,
+    Colour,
+}
+
+/// What a piece of text means to the reader.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Tone {
+    Neutral,
+    /// Column heads.
+    Faint,
+    /// What the eye should find first.
+    Strong,
+    Good,
+    /// Works, but somebody should look.
+    Odd,
+    Bad,
+}
+
+/// Which side a column's cells are flush with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Align {
+    Left,
+    Right,
+}
+
+struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+/// Everything at a glance: which pair is active, where each VIP goes, and why.
+pub fn status(status: &Status, style: Style) -> String {
+    let mut page = Page { text: String::new(), style };
+    for cluster in &status.clusters {
+        page.cluster(cluster);
+        page.line(Tone::Neutral, "");
+    }
+    page.daemon(status);
+    page.text
+}
+
+/// One line per flow.
+pub fn flows(flows: &Flows, style: Style) -> String {
+    let rows: Vec<[Cell; 8]> = flows
+        .flows
+        .iter()
+        .map(|flow| {
+            [
+                cell(&flow.client),
+                cell(&flow.vip),
+                cell(&flow.snat),
+                cell(&flow.backend),
+                cell(&flow.state),
+                cell(&format!("{:.1}s", flow.idle_seconds)),
+                cell(&flow.client_packets.to_string()),
+                cell(&flow.client_bytes.to_string()),
+            ]
+        })
+        .collect();
+    let mut page = Page { text: String::new(), style };
+    if !rows.is_empty() {
+        page.table(
+            [
+                ("CLIENT", Align::Left),
+                ("VIP", Align::Left),
+                ("SEEN BY BACKEND AS", Align::Left),
+                ("BACKEND", Align::Left),
+                ("STATE", Align::Left),
+                ("IDLE", Align::Right),
+                ("PACKETS", Align::Right),
+                ("BYTES", Align::Right),
+            ],
+            &rows,
+        );
+    }
+    let listed = rows.len() as u64;
+    let text = match flows.total {
+        0 => "no flows".to_owned(),
+        1 if listed == 1 => "1 flow".to_owned(),
+        total if listed == total => format!("{total} flows"),
+        total => format!("{listed} of {total} flows; more with --limit"),
+    };
+    page.line(Tone::Neutral, &text);
+    page.text
+}
+
+/// What a flip did.
+pub fn flip(done: &FlipDone, style: Style) -> String {
+    let mut page = Page { text: String::new(), style };
+    let FlipDone { cluster, from, to, generation, drain, warnings } = done;
+    let text = if from == to {
+        format!("cluster {cluster}: {to} is active (generation {generation})")
+    } else {
+        let old_flows = match drain {
+            Drain::Finish => "live on",
+            Drain::Cut => "were ended",
+        };
+        format!(
+            "cluster {cluster}: {from} -> {to} (generation {generation}); new connections go to \
+             {to}, connections on {from} {old_flows}"
+        )
+    };
+    page.line(Tone::Strong, &text);
+    page.warnings(warnings);
+    page.text
+}
+
+/// The text so far.
+struct Page {
+    text: String,
+    style: Style,
+}
+
+impl Page {
+    fn cluster(&mut self, cluster: &ClusterStatus) {
+        let ClusterStatus { name, active_pair, generation, .. } = cluster;
+        self.line(
+            Tone::Strong,
+            &format!("cluster {name}: {active_pair} is active (generation {generation})"),
+        );
+        if let Some(checks) = &cluster.checks {
+            self.line(Tone::Bad, &format!("  ! {checks}"));
+        }
+        let routes: Vec<[Cell; 5]> = cluster.routes.iter().map(route_row).collect();
+        self.table(
+            ["ROUTE", "ACCESS", "VIP", "GOES TO", "WHY"].map(|head| (head, Align::Left)),
+            &routes,
+        );
+        self.line(Tone::Neutral, "");
+        let mut backends = Vec::new();
+        for pair in &cluster.pairs {
+            backends.extend(
+                pair.backends.iter().map(|backend| backend_row(&pair.name, &pair.state, backend)),
+            );
+        }
+        self.table(
+            [
+                ("PAIR", Align::Left),
+                ("STATE", Align::Left),
+                ("ROLE", Align::Left),
+                ("BACKEND", Align::Left),
+                ("HEALTH", Align::Left),
+                ("MODE", Align::Left),
+                ("LAG", Align::Right),
+                ("FLOWS", Align::Right),
+                ("WHY", Align::Left),
+            ],
+            &backends,
+        );
+    }
+
+    fn daemon(&mut self, status: &Status) {
+        let daemon = &status.daemon;
+        let interfaces: Vec<String> = daemon
+            .interfaces
+            .iter()
+            .map(|interface| format!("{} {}", interface.name, interface.attach))
+            .collect();
+        let text = format!(
+            "pairflipd {}, pid {}, up {}; {}; flows {} of {}, half-open {} of {}",
+            daemon.version,
+            daemon.pid,
+            duration(daemon.uptime_seconds),
+            interfaces.join(", "),
+            daemon.flows,
+            daemon.flows_max,
+            daemon.half_open,
+            daemon.half_open_max,
+        );
+        self.line(Tone::Neutral, &text);
+        let turned_away: Vec<String> = daemon
+            .counters
+            .iter()
+            .filter(|(reason, count)| **count > 0 && is_refusal(reason))
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        if !turned_away.is_empty() {
+            self.line(Tone::Neutral, &format!("packets turned away: {}", turned_away.join(", ")));
+        }
+        self.warnings(&daemon.warnings);
+    }
+
+    fn warnings(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            self.line(Tone::Odd, &format!("warning: {warning}"));
+        }
+    }
+
+    /// Writes columns as wide as their widest cell; nothing follows the last one.
+    fn table<const N: usize>(&mut self, heads: [(&str, Align); N], rows: &[[Cell; N]]) {
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            let cells = rows.iter().map(|row| row[column].text.chars().count());
+            cells.chain([heads[column].0.len()]).max().unwrap_or(0)
+        });
+        let head = heads.map(|(head, _)| Cell { text: head.to_owned(), tone: Tone::Faint });
+        for row in std::iter::once(&head).chain(rows) {
+            for (column, Cell { text, tone }) in row.iter().enumerate() {
+                let padding = " ".repeat(widths[column].saturating_sub(text.chars().count()));
+                self.text.push_str("  ");
+                if heads[column].1 == Align::Right {
+                    self.text.push_str(&padding);
+                }
+                self.paint(*tone, text);
+                if heads[column].1 == Align::Left && column + 1 < N {
+                    self.text.push_str(&padding);
+                }
+            }
+            self.text.push('\n');
+        }
+    }
+
+    fn line(&mut self, tone: Tone, text: &str) {
+        self.paint(tone, &printable(text));
+        self.text.push('\n');
+    }
+
+    fn paint(&mut self, tone: Tone, text: &str) {
+        // Select Graphic Rendition (ECMA-48, 8.3.117); the 16 colours follow the terminal's theme.
+        let code = match (self.style, tone) {
+            (Style::Plain, _) | (_, Tone::Neutral) => {
+                self.text.push_str(text);
+                return;
+            }
+            (Style::Colour, Tone::Faint) => "2",
+            (Style::Colour, Tone::Strong) => "1",
+            (Style::Colour, Tone::Good) => "32",
+            (Style::Colour, Tone::Odd) => "33",
+            (Style::Colour, Tone::Bad) => "1;31",
+        };
+        self.text.push_str(&format!("\x1b[{code}m{text}\x1b[0m"));
+    }
+}
+
+fn route_row(route: &RouteStatus) -> [Cell; 5] {
+    let target = route.backends.join(", ");
+    let target = if target.is_empty() {
+        Cell { text: "REFUSED".to_owned(), tone: Tone::Bad }
+    } else if route.fallback {
+        Cell { tone: Tone::Odd, ..cell(&format!("{target} (fallback)")) }
+    } else {
+        cell(&target)
+    };
+    [cell(&route.name), cell(&route.access), cell(&route.vip), target, cell(&route.reason)]
+}
+
+fn backend_row(pair: &str, state: &str, backend: &BackendStatus) -> [Cell; 9] {
+    let tone = match backend.health.as_str() {
+        "up" => Tone::Good,
+        "down" => Tone::Bad,
+        _ => Tone::Odd,
+    };
+    let mode = match backend.read_only {
+        Some(true) => "ro",
+        Some(false) => "rw",
+        None => "-",
+    };
+    let lag = backend.lag_seconds.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.0}s"));
+    let strength = if state == "active" { Tone::Strong } else { Tone::Neutral };
+    [
+        cell(pair),
+        Cell { tone: strength, ..cell(state) },
+        cell(&backend.role),
+        cell(&backend.address),
+        Cell { tone, ..cell(&backend.health.to_uppercase()) },
+        cell(mode),
+        cell(&lag),
+        cell(&backend.flows.to_string()),
+        cell(&backend.reason),
+    ]
+}
+
+fn cell(text: &str) -> Cell {
+    Cell { text: printable(text), tone: Tone::Neutral }
+}
+
+/// Reasons quote what servers say; it must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Whether the counter is of packets that clients sent in vain.
+fn is_refusal(reason: &str) -> bool {
+    reason.starts_with("drop_") || reason.starts_with("reset_")
+}
+
+/// The two largest units: `3d4h`, `5m12s`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{Flow, example};
+
+    #[test]
+    fn the_status_says_which_pair_is_active_where_vips_go_and_why() {
+        let expected = "\
+cluster main: pair1 is active (generation 7)
+  ROUTE   ACCESS  VIP              GOES TO                    WHY
+  writes  write   10.0.0.100:3306  REFUSED                    primary is read-only
+  reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)  no replica is fit
+
+  PAIR   STATE    ROLE     BACKEND         HEALTH   MODE  LAG  FLOWS  WHY
+  pair1  active   primary  10.0.1.11:3306  FALLING  ro      -   1200  read-only
+  pair1  active   replica  10.0.1.12:3306  UNFIT    ro    12s      4  lags 12.5s (max_lag 10s)
+  pair2  standby  primary  10.0.1.21:3306  UP       rw     0s      0  passing
+  pair2  standby  replica  10.0.1.22:3306  DOWN     -       -      0  connection refused
+
+pairflipd 0.1.0, pid 4711, up 3d4h; eth0 native; flows 1204 of 262144, half-open 3 of 16384
+packets turned away: reset_no_backend 4
+warning: mind the gap
+";
+        assert_eq!(status(&example::status(), Style::Plain), expected);
+    }
+
+    #[test]
+    fn colour_adds_nothing_but_colour() {
+        let coloured = status(&example::status(), Style::Colour);
+        for painted in [
+            "\x1b[1;31mREFUSED\x1b[0m",
+            "\x1b[33m10.0.1.11:3306 (fallback)\x1b[0m",
+            "\x1b[32mUP\x1b[0m",
+            "\x1b[33mUNFIT\x1b[0m",
+            "\x1b[1;31mDOWN\x1b[0m",
+            "\x1b[1mactive\x1b[0m",
+            "\x1b[33mwarning: mind the gap\x1b[0m",
+        ] {
+            assert!(coloured.contains(painted), "{painted:?} is not in\n{coloured}");
+        }
+        assert_eq!(without_colour(&coloured), status(&example::status(), Style::Plain));
+    }
+
+    #[test]
+    fn checks_that_cannot_be_believed_are_said_first() {
+        let mut example = example::status();
+        example.clusters[0].checks = Some("nothing is heard from any backend".into());
+        let text = status(&example, Style::Plain);
+        let expected = "\
+cluster main: pair1 is active (generation 7)
+  ! nothing is heard from any backend
+  ROUTE ";
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_a_server_says_does_not_steer_the_terminal() {
+        let mut example = example::status();
+        example.clusters[0].pairs[1].backends[1].reason = "no\x1b[2J\nway".into();
+        let text = status(&example, Style::Plain);
+        assert!(text.contains("no?[2J?way\n"), "{text}");
+    }
+
+    #[test]
+    fn flows_are_listed_with_the_address_that_the_backend_sees() {
+        let listed = Flows {
+            flows: vec![flow("10.0.0.7:1999", 9), flow("10.0.0.17:65001", 12_345)],
+            total: 3,
+        };
+        let expected = "  \
+  CLIENT           VIP              SEEN BY BACKEND AS  BACKEND         STATE        IDLE  PACKETS  BYTES
+  10.0.0.7:1999    10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established  1.2s        9    900
+  10.0.0.17:65001  10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established  1.2s    12345    900
+2 of 3 flows; more with --limit
+";
+        assert_eq!(flows(&listed, Style::Plain), expected);
+    }
+
+    #[test]
+    fn the_number_of_flows_is_said_in_words() {
+        let text = |listed: usize, total| {
+            let flows_ = Flows { flows: vec![flow("10.0.0.7:1999", 9); listed], total };
+            flows(&flows_, Style::Plain).lines().last().unwrap_or_default().to_owned()
+        };
+        assert_eq!(text(0, 0), "no flows");
+        assert_eq!(text(1, 1), "1 flow");
+        assert_eq!(text(2, 2), "2 flows");
+        assert_eq!(text(0, 2), "0 of 2 flows; more with --limit");
+    }
+
+    #[test]
+    fn a_flip_says_what_became_of_old_and_new_connections() {
+        let mut done = FlipDone {
+            cluster: "main".into(),
+            from: "pair1".into(),
+            to: "pair2".into(),
+            generation: 8,
+            drain: Drain::Cut,
+            warnings: vec![],
+        };
+        let expected = "cluster main: pair1 -> pair2 (generation 8); new connections go to pair2, \
+                        connections on pair1 were ended\n";
+        assert_eq!(flip(&done, Style::Plain), expected);
+
+        done.drain = Drain::Finish;
+        assert!(flip(&done, Style::Plain).ends_with("connections on pair1 live on\n"));
+
+        done.from = "pair2".into();
+        done.warnings = vec!["the pair is active already; nothing was changed".into()];
+        let expected = "\
+cluster main: pair2 is active (generation 8)
+warning: the pair is active already; nothing was changed
+";
+        assert_eq!(flip(&done, Style::Plain), expected);
+    }
+
+    #[test]
+    fn durations_show_their_two_largest_units() {
+        assert_eq!([5, 65, 3720, 90_000].map(duration), ["5s", "1m5s", "1h2m", "1d1h"]);
+    }
+
+    fn flow(client: &str, client_packets: u32) -> Flow {
+        Flow {
+            client: client.into(),
+            vip: "10.0.0.100:3306".into(),
+            snat: "10.0.1.2:40000".into(),
+            backend: "10.0.1.11:3306".into(),
+            state: "established".into(),
+            generation: 7,
+            idle_seconds: 1.21,
+            client_packets,
+            client_bytes: 900,
+        }
+    }
+
+    fn without_colour(text: &str) -> String {
+        let mut plain = String::new();
+        for (index, piece) in text.split('\x1b').enumerate() {
+            let piece = if index == 0 { piece } else { piece.split_once('m').unwrap().1 };
+            plain.push_str(piece);
+        }
+        plain
+    }
+}

@@ -1,0 +1,119 @@
+//! What `pairflip check` says of a good configuration: what it amounts to.
+
+use serde::Serialize;
+
+use crate::config::{Check, Cluster, Config, Human};
+
+/// A configuration in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    pub clusters: Vec<ClusterSummary>,
+    /// What this version accepts but does in another way than the words say.
+    pub warnings: Vec<String>,
+}
+
+/// A cluster in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClusterSummary {
+    pub name: String,
+    pub routes: usize,
+    pub pairs: usize,
+    pub backends: usize,
+    /// Longest time from a backend's death to the verdict that it is down.
+    pub detection_seconds: f64,
+    /// How that number comes about.
+    pub detection: String,
+}
+
+impl Summary {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            clusters: config.clusters.iter().map(ClusterSummary::new).collect(),
+            warnings: config.warnings(),
+        }
+    }
+
+    /// Returns the summary for a person.
+    pub fn text(&self) -> String {
+        let mut text = "the configuration is valid\n".to_owned();
+        for cluster in &self.clusters {
+            text.push_str(&format!(
+                "cluster {}: {}, {}, {}\n  a dead backend is noticed within {}\n",
+                cluster.name,
+                count(cluster.routes, "route"),
+                count(cluster.pairs, "pair"),
+                count(cluster.backends, "backend"),
+                cluster.detection
+            ));
+        }
+        for warning in &self.warnings {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
+        text
+    }
+}
+
+impl ClusterSummary {
+    fn new(cluster: &Cluster) -> Self {
+        Self {
+            name: cluster.name.clone(),
+            routes: cluster.routes.len(),
+            pairs: cluster.pairs.len(),
+            backends: cluster.backends().count(),
+            detection_seconds: cluster.check.detection_time().as_secs_f64(),
+            detection: detection(&cluster.check),
+        }
+    }
+}
+
+fn detection(check: &Check) -> String {
+    format!(
+        "{} = interval {} + (fall {} - 1) * fast_interval {} + timeout {}",
+        Human(check.detection_time()),
+        Human(check.interval),
+        check.fall,
+        Human(check.fast_interval),
+        Human(check.timeout)
+    )
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_summary_counts_what_is_there_and_computes_the_detection_time() {
+        let text = r#"
+            daemon.interfaces = ["eth0"]
+            [[cluster]]
+            name = "main"
+            check = { user = "pairflip", password_file = "p", interval = "2s", timeout = "500ms", fall = 3 }
+            drain = { mode = "idle" }
+            route = [{ name = "writes", vip = "10.0.0.100:3306", access = "write" }]
+            pair = [
+                { name = "pair1", primary = "10.0.1.11:3306", replicas = ["10.0.1.12:3306"] },
+                { name = "pair2", primary = "10.0.1.21:3306", replicas = ["10.0.1.22:3306"] },
+            ]
+        "#;
+        let config =
+            config::parse(text, Path::new("test.toml"), &|_: &Path| Ok("secret".to_owned()))
+                .unwrap();
+        let expected = "\
+the configuration is valid
+cluster main: 1 route, 2 pairs, 4 backends
+  a dead backend is noticed within 3500ms = interval 2s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
+warning: cluster[main].drain.mode: \"idle\" acts as \"finish\" in this version: flows on the old \
+pair live until their clients close them; use \"cut\" to end them at the flip
+";
+        let summary = Summary::new(&config);
+        assert_eq!(summary.text(), expected);
+        assert!((summary.clusters[0].detection_seconds - 3.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,240 @@
+//! The status in Prometheus' text format. Pure.
+
+use std::fmt::Write as _;
+
+use crate::control::protocol::{BackendStatus, ClusterStatus, Status};
+
+/// Of the text format.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Samples of one metric: labels and value. `None` leaves a sample out, as what is not known has
+/// no number.
+type Sample = (String, Option<f64>);
+
+pub(super) fn render(status: &Status) -> String {
+    let mut text = String::new();
+    daemon(&mut text, status);
+    clusters(&mut text, &status.clusters);
+    backends(&mut text, &status.clusters);
+    text
+}
+
+fn daemon(text: &mut String, status: &Status) {
+    let daemon = &status.daemon;
+    let info = labels(&[("version", &daemon.version)]);
+    metric(
+        text,
+        "pairflip_info",
+        "gauge",
+        "1; the label says which version runs.",
+        [(info, Some(1.0))],
+    );
+    for (name, help, value) in [
+        ("pairflip_uptime_seconds", "Time since the daemon's start.", daemon.uptime_seconds),
+        ("pairflip_flows", "Flows past the handshake.", daemon.flows),
+        ("pairflip_flows_max", "Flows that fit; beyond, new ones are refused.", daemon.flows_max),
+        ("pairflip_half_open", "Connections in their handshake.", daemon.half_open),
+        (
+            "pairflip_half_open_max",
+            "Connections in their handshake that fit; beyond, the oldest is forgotten.",
+            daemon.half_open_max,
+        ),
+    ] {
+        metric(text, name, "gauge", help, [(String::new(), Some(value as f64))]);
+    }
+    let native = daemon.interfaces.iter().map(|interface| {
+        (labels(&[("interface", &interface.name)]), flag(interface.attach == "native"))
+    });
+    let help = "1 where the program runs in the driver, 0 in the slower generic path.";
+    metric(text, "pairflip_interface_native", "gauge", help, native);
+    let packets = daemon
+        .counters
+        .iter()
+        .map(|(reason, count)| (labels(&[("reason", reason)]), Some(*count as f64)));
+    let help = "Packets by what became of them.";
+    metric(text, "pairflip_packets_total", "counter", help, packets);
+}
+
+fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
+    let per_cluster = |value: fn(&ClusterStatus) -> Option<f64>| {
+        clusters.iter().map(move |cluster| (labels(&[("cluster", &cluster.name)]), value(cluster)))
+    };
+    let help = "Grows by one with each change of the cluster's route table.";
+    let generations = per_cluster(|cluster| Some(f64::from(cluster.generation)));
+    metric(text, "pairflip_route_generation", "gauge", help, generations);
+    let help = "1 while nothing is heard from any backend, so routes stay as they are.";
+    let failing = per_cluster(|cluster| flag(cluster.checks.is_some()));
+    metric(text, "pairflip_checks_failing", "gauge", help, failing);
+
+    let pairs = clusters.iter().flat_map(|cluster| {
+        cluster.pairs.iter().map(|pair| {
+            let labels = labels(&[("cluster", &cluster.name), ("pair", &pair.name)]);
+            (labels, flag(pair.state == "active"))
+        })
+    });
+    let help = "1 for the pair that takes new connections.";
+    metric(text, "pairflip_pair_active", "gauge", help, pairs);
+
+    let mut route_backends = Vec::new();
+    let mut fallbacks = Vec::new();
+    for cluster in clusters {
+        for route in &cluster.routes {
+            let labels = labels(&[
+                ("cluster", &cluster.name),
+                ("route", &route.name),
+                ("access", &route.access),
+            ]);
+            route_backends.push((labels.clone(), Some(route.backends.len() as f64)));
+            fallbacks.push((labels, flag(route.fallback)));
+        }
+    }
+    let help = "Backends that take the route's new connections; 0 refuses them.";
+    metric(text, "pairflip_route_backends", "gauge", help, route_backends);
+    let help = "1 while the primary serves a read route because no replica is fit.";
+    metric(text, "pairflip_route_fallback", "gauge", help, fallbacks);
+}
+
+fn backends(text: &mut String, clusters: &[ClusterStatus]) {
+    let per_backend = |value: fn(&BackendStatus) -> Option<f64>| {
+        clusters.iter().flat_map(move |cluster| {
+            cluster.pairs.iter().flat_map(move |pair| {
+                pair.backends.iter().map(move |backend| {
+                    let labels = labels(&[
+                        ("cluster", &cluster.name),
+                        ("pair", &pair.name),
+                        ("backend", &backend.address),
+                        ("role", &backend.role),
+                    ]);
+                    (labels, value(backend))
+                })
+            })
+        })
+    };
+    let help = "1 while the backend is up and, as a replica, fit for reads.";
+    // A falling backend is up until `fall` failures say otherwise.
+    let up = per_backend(|backend| flag(matches!(backend.health.as_str(), "up" | "falling")));
+    metric(text, "pairflip_backend_up", "gauge", help, up);
+    let help = "1 when the server was last seen read-only; absent before its first answer.";
+    let read_only = per_backend(|backend| backend.read_only.and_then(flag));
+    metric(text, "pairflip_backend_read_only", "gauge", help, read_only);
+    let help = "Replication lag as the server reports it; absent when it does not.";
+    let lag = per_backend(|backend| backend.lag_seconds);
+    metric(text, "pairflip_backend_lag_seconds", "gauge", help, lag);
+    let help = "Flows past the handshake that are pinned to the backend.";
+    let flows = per_backend(|backend| Some(backend.flows as f64));
+    metric(text, "pairflip_backend_flows", "gauge", help, flows);
+}
+
+fn metric(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = Sample>,
+) {
+    // Writing to a String does not fail.
+    _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        if let Some(value) = value {
+            _ = writeln!(text, "{name}{labels} {value}");
+        }
+    }
+}
+
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let list: Vec<String> =
+        pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    format!("{{{}}}", list.join(","))
+}
+
+/// Interface names may hold what ends a label.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the form of a sample's value")]
+fn flag(set: bool) -> Option<f64> {
+    Some(if set { 1.0 } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::example;
+
+    #[test]
+    fn every_number_of_the_status_is_a_metric() {
+        let expected = r#"# HELP pairflip_info 1; the label says which version runs.
+# TYPE pairflip_info gauge
+pairflip_info{version="0.1.0"} 1
+# HELP pairflip_uptime_seconds Time since the daemon's start.
+# TYPE pairflip_uptime_seconds gauge
+pairflip_uptime_seconds 273900
+# HELP pairflip_flows Flows past the handshake.
+# TYPE pairflip_flows gauge
+pairflip_flows 1204
+# HELP pairflip_flows_max Flows that fit; beyond, new ones are refused.
+# TYPE pairflip_flows_max gauge
+pairflip_flows_max 262144
+# HELP pairflip_half_open Connections in their handshake.
+# TYPE pairflip_half_open gauge
+pairflip_half_open 3
+# HELP pairflip_half_open_max Connections in their handshake that fit; beyond, the oldest is forgotten.
+# TYPE pairflip_half_open_max gauge
+pairflip_half_open_max 16384
+# HELP pairflip_interface_native 1 where the program runs in the driver, 0 in the slower generic path.
+# TYPE pairflip_interface_native gauge
+pairflip_interface_native{interface="eth0"} 1
+# HELP pairflip_packets_total Packets by what became of them.
+# TYPE pairflip_packets_total counter
+pairflip_packets_total{reason="drop_ttl"} 0
+pairflip_packets_total{reason="forwarded"} 81000224
+pairflip_packets_total{reason="reset_no_backend"} 4
+# HELP pairflip_route_generation Grows by one with each change of the cluster's route table.
+# TYPE pairflip_route_generation gauge
+pairflip_route_generation{cluster="main"} 7
+# HELP pairflip_checks_failing 1 while nothing is heard from any backend, so routes stay as they are.
+# TYPE pairflip_checks_failing gauge
+pairflip_checks_failing{cluster="main"} 0
+# HELP pairflip_pair_active 1 for the pair that takes new connections.
+# TYPE pairflip_pair_active gauge
+pairflip_pair_active{cluster="main",pair="pair1"} 1
+pairflip_pair_active{cluster="main",pair="pair2"} 0
+# HELP pairflip_route_backends Backends that take the route's new connections; 0 refuses them.
+# TYPE pairflip_route_backends gauge
+pairflip_route_backends{cluster="main",route="writes",access="write"} 0
+pairflip_route_backends{cluster="main",route="reads",access="read"} 1
+# HELP pairflip_route_fallback 1 while the primary serves a read route because no replica is fit.
+# TYPE pairflip_route_fallback gauge
+pairflip_route_fallback{cluster="main",route="writes",access="write"} 0
+pairflip_route_fallback{cluster="main",route="reads",access="read"} 1
+# HELP pairflip_backend_up 1 while the backend is up and, as a replica, fit for reads.
+# TYPE pairflip_backend_up gauge
+pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1
+pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 0
+pairflip_backend_up{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 1
+pairflip_backend_up{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_read_only 1 when the server was last seen read-only; absent before its first answer.
+# TYPE pairflip_backend_read_only gauge
+pairflip_backend_read_only{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1
+pairflip_backend_read_only{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 1
+pairflip_backend_read_only{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+# HELP pairflip_backend_lag_seconds Replication lag as the server reports it; absent when it does not.
+# TYPE pairflip_backend_lag_seconds gauge
+pairflip_backend_lag_seconds{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 12.5
+pairflip_backend_lag_seconds{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+# HELP pairflip_backend_flows Flows past the handshake that are pinned to the backend.
+# TYPE pairflip_backend_flows gauge
+pairflip_backend_flows{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1200
+pairflip_backend_flows{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 4
+pairflip_backend_flows{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_flows{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+"#;
+        assert_eq!(render(&example::status()), expected);
+    }
+
+    #[test]
+    fn a_label_cannot_be_ended_by_its_value() {
+        assert_eq!(labels(&[("interface", "a\"b\\c\nd")]), r#"{interface="a\"b\\c\nd"}"#);
+    }
+}

@@ -1,0 +1,260 @@
+//! The controller as it is called: what it prints where, and its exit codes.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use pairflip::control::protocol::{ErrorBody, FlipDone, Flows, Status, Unloaded};
+
+use crate::runtime::{Daemon, Heard, status};
+
+#[test]
+fn status_is_a_page_or_json() {
+    let daemon = Daemon::start();
+    let page = said(&run(&daemon.socket, &["status"]), 0);
+    assert!(page.starts_with("cluster main: pair1 is active (generation 7)\n  ROUTE "), "{page}");
+    assert!(!page.contains('\x1b'), "colour in a pipe: {page:?}");
+    let json = said(&run(&daemon.socket, &["status", "--json"]), 0);
+    let read: Status = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, status(&["10.0.1.11:3306"]));
+}
+
+#[test]
+fn a_flip_without_route_only_asks_nobody() {
+    let daemon = Daemon::start();
+    let expected = "\
+error: the safe flip (catch-up, pause, fence, swap) is not in this version; nothing was changed
+  route-only (`--route-only`, \"route_only\": true) moves new connections at once and touches no \
+server. Acknowledged writes can be lost unless you make the old primary read-only and wait until \
+the new one has caught up before you flip
+";
+    for name in ["flip", "flipactive"] {
+        assert_eq!(complaint(&run(&daemon.socket, &[name, "--to", "pair2"]), 2), expected);
+    }
+    assert_eq!(daemon.heard(), []);
+}
+
+#[test]
+fn a_flip_says_what_happened_and_warns() {
+    let daemon = Daemon::start();
+    let text = said(&run(&daemon.socket, &["flip", "--route-only", "--drain", "cut"]), 0);
+    let expected = "\
+cluster main: pair1 -> pair2 (generation 8); new connections go to pair2, connections on pair1 were ended
+warning: the new primary is read-only
+";
+    assert_eq!(text, expected);
+    let json = said(&run(&daemon.socket, &["--json", "flipactive", "--route-only"]), 0);
+    let done: FlipDone = serde_json::from_str(&json).unwrap();
+    assert_eq!((done.from.as_str(), done.to.as_str()), ("pair1", "pair2"));
+}
+
+#[test]
+fn a_refusal_of_the_daemon_is_printed_with_its_remedy() {
+    let daemon = Daemon::start();
+    let flip = ["flip", "--route-only", "--to", "target_down"];
+    let text = complaint(&run(&daemon.socket, &flip), 1);
+    assert_eq!(text, "error: refused with target_down\n  do better\n");
+    let json = complaint(&run(&daemon.socket, &[&flip[..], &["--json"]].concat()), 1);
+    let ErrorBody { error } = serde_json::from_str(&json).unwrap();
+    assert_eq!(error.code, "target_down");
+}
+
+#[test]
+fn flows_are_filtered_by_the_daemon() {
+    let daemon = Daemon::start();
+    let text = said(&run(&daemon.socket, &["flows", "--backend", "10.0.1.12:3306"]), 0);
+    assert!(text.ends_with("1 of 2 flows; more with --limit\n"), "{text}");
+    let json = said(&run(&daemon.socket, &["flows", "--limit", "1", "--json"]), 0);
+    let flows: Flows = serde_json::from_str(&json).unwrap();
+    assert_eq!(flows.total, 2);
+    let queries: Vec<_> = daemon
+        .heard()
+        .into_iter()
+        .map(|heard| match heard {
+            Heard::Flows(query) => (query.backend, query.limit),
+            Heard::Status | Heard::Flip(_) | Heard::Unload => panic!("{heard:?}"),
+        })
+        .collect();
+    assert_eq!(queries, [(Some("10.0.1.12:3306".to_owned()), None), (None, Some(1))]);
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    let expected = |reason: &str| {
+        format!(
+            "error: no pairflipd answers on {} ({reason})\n  is it running? start it with \
+             `pairflipd --config FILE`, or name its socket (daemon.control of its configuration) \
+             with --socket. The kernel forwards as it was without it\n",
+            socket.display()
+        )
+    };
+    let text = complaint(&run(&socket, &["status"]), 3);
+    assert_eq!(text, expected("No such file or directory (os error 2)"));
+    drop(UnixListener::bind(&socket).unwrap());
+    let text = complaint(&run(&socket, &["status"]), 3);
+    assert_eq!(text, expected("Connection refused (os error 111)"));
+    let json = complaint(&run(&socket, &["flip", "--route-only", "--json"]), 3);
+    let ErrorBody { error } = serde_json::from_str(&json).unwrap();
+    assert_eq!(error.code, "not_running");
+}
+
+#[test]
+fn a_daemon_that_crashed_left_a_socket_that_says_so() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket.clone();
+    let directory = daemon.crash();
+    assert!(socket.exists());
+    assert!(complaint(&run(&socket, &["status"]), 3).contains("Connection refused"));
+    drop(directory);
+}
+
+#[test]
+fn a_peer_that_is_no_daemon_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("other.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let peer = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let text = complaint(&run(&socket, &["flip", "--route-only"]), 1);
+    peer.join().unwrap();
+    let expected = "look at `pairflip status` and the daemon's log\n";
+    assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn unload_goes_through_the_daemon() {
+    let daemon = Daemon::start();
+    let json = said(&run(&daemon.socket, &["unload", "--json"]), 0);
+    let unloaded: Unloaded = serde_json::from_str(&json).unwrap();
+    assert_eq!(unloaded.removed, ["took 10.0.0.100 off eth0"]);
+    assert_eq!(daemon.heard(), [Heard::Unload]);
+}
+
+#[test]
+fn unload_without_a_daemon_needs_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    let config = directory.path().join("missing.toml");
+    let output = run(&socket, &["unload", "--config", config.to_str().unwrap()]);
+    let text = complaint(&output, 1);
+    assert!(text.starts_with(&format!("error: {}:", config.display())), "{text}");
+    assert!(text.contains("--config"), "{text}");
+}
+
+#[test]
+fn check_sums_a_good_configuration_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = good_config(directory.path());
+    let output = run(Path::new("/nowhere"), &["check", "--config", &config]);
+    let expected = "\
+the configuration is valid
+cluster main: 1 route, 2 pairs, 4 backends
+  a dead backend is noticed within 2500ms = interval 1s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
+";
+    assert_eq!(said(&output, 0), expected);
+    let output = run(Path::new("/nowhere"), &["check", "--json", "--config", &config]);
+    let json: serde_json::Value = serde_json::from_str(&said(&output, 0)).unwrap();
+    assert_eq!(json["clusters"][0]["detection_seconds"], 2.5);
+    assert_eq!(json["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn check_names_every_error_of_a_bad_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = good_config(directory.path());
+    let bad = fs::read_to_string(&config)
+        .unwrap()
+        .replace("interfaces", "interface")
+        .replace("fall = 3", "fall = 0");
+    fs::write(&config, bad).unwrap();
+    let output = run(Path::new("/nowhere"), &["check", "--config", &config]);
+    let text = complaint(&output, 1);
+    assert!(text.contains("interfaces") && text.contains("fall"), "{text}");
+    assert!(text.contains(&format!("{config}:2:")), "{text}");
+    let output = run(Path::new("/nowhere"), &["check", "--json", "--config", &config]);
+    let ErrorBody { error } = serde_json::from_str(&complaint(&output, 1)).unwrap();
+    assert_eq!(error.code, "bad_config");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let daemon = Daemon::start();
+    let mut child = command(&daemon.socket, &["status"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_socket_can_be_named_by_the_environment() {
+    let daemon = Daemon::start();
+    let output = Command::new(env!("CARGO_BIN_EXE_pairflip"))
+        .arg("status")
+        .env("PAIRFLIP_SOCKET", &daemon.socket)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(daemon.directory().join("control.sock").exists());
+}
+
+fn command(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pairflip"));
+    command.arg("--socket").arg(socket).args(arguments).env("TERM", "xterm");
+    command
+}
+
+fn run(socket: &Path, arguments: &[&str]) -> Output {
+    command(socket, arguments).output().unwrap()
+}
+
+/// What it said, having ended with `code` and without a complaint.
+fn said(output: &Output, code: i32) -> String {
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(code), ""));
+    text(&output.stdout)
+}
+
+/// What it complained of, having ended with `code` and said nothing else.
+fn complaint(output: &Output, code: i32) -> String {
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(code), ""));
+    text(&output.stderr)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn good_config(directory: &Path) -> String {
+    let password = directory.join("password");
+    fs::write(&password, "secret\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let config = directory.join("pairflip.toml");
+    let text = r#"[daemon]
+interfaces = ["eth0"]
+[[cluster]]
+name = "main"
+[cluster.check]
+user = "pairflip"
+password_file = "password"
+interval = "1s"
+timeout = "500ms"
+fall = 3
+[[cluster.route]]
+name = "writes"
+vip = "10.0.0.100:3306"
+access = "write"
+[[cluster.pair]]
+name = "pair1"
+primary = "10.0.1.11:3306"
+replicas = ["10.0.1.12:3306"]
+[[cluster.pair]]
+name = "pair2"
+primary = "10.0.1.21:3306"
+replicas = ["10.0.1.22:3306"]
+"#;
+    fs::write(&config, text).unwrap();
+    config.to_str().unwrap().to_owned()
+}

@@ -1,0 +1,237 @@
+//! A daemon without a data plane: the real servers, and a runtime with set answers.
+
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use pairflip::control::{
+    Request,
+    protocol::{
+        ApiError, BackendStatus, ClusterStatus, DaemonStatus, Drain, FlipDone, FlipRequest, Flow,
+        Flows, FlowsQuery, InterfaceStatus, PairStatus, RouteStatus, Status, Unloaded,
+    },
+    server,
+};
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+
+/// A client that waits longer than this has found a bug.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What reached the runtime.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Heard {
+    Status,
+    Flip(FlipRequest),
+    Flows(FlowsQuery),
+    Unload,
+}
+
+pub(crate) struct Daemon {
+    runtime: Runtime,
+    directory: tempfile::TempDir,
+    pub(crate) socket: PathBuf,
+    pub(crate) http: SocketAddr,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Daemon {
+    /// Starts one whose write route forwards.
+    pub(crate) fn start() -> Self {
+        Self::start_with(status(&["10.0.1.11:3306"]))
+    }
+
+    pub(crate) fn start_with(status: Status) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let heard = Arc::default();
+        let http = runtime.block_on(async {
+            let (sender, receiver) = mpsc::channel(16);
+            tokio::spawn(server::serve(server::bind(&socket).unwrap(), sender.clone()));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let http = listener.local_addr().unwrap();
+            tokio::spawn(pairflip::http::serve(listener, sender));
+            tokio::spawn(answer(receiver, status, Arc::clone(&heard)));
+            http
+        });
+        Self { runtime, directory, socket, http, heard }
+    }
+
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Ends it as a crash would: the socket's file stays.
+    pub(crate) fn crash(self) -> tempfile::TempDir {
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        self.directory
+    }
+}
+
+/// An answer in its parts.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Sends bytes over the unix socket and reads until the server closes.
+pub(crate) fn over_unix(socket: &Path, request: &[u8]) -> Answer {
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    exchange(stream, request)
+}
+
+/// Sends bytes over TCP and reads until the server closes.
+pub(crate) fn over_tcp(address: SocketAddr, request: &[u8]) -> Answer {
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    exchange(stream, request)
+}
+
+/// A request with or without a body, whose connection closes after the answer.
+pub(crate) fn request(method: &str, target: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Answer {
+    // A server that has seen enough closes before it has read all.
+    _ = stream.write_all(request);
+    let mut bytes = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+async fn answer(
+    mut requests: mpsc::Receiver<Request>,
+    status: Status,
+    heard: Arc<Mutex<Vec<Heard>>>,
+) {
+    while let Some(request) = requests.recv().await {
+        let hear = |what| heard.lock().unwrap().push(what);
+        match request {
+            Request::Status { reply } => {
+                hear(Heard::Status);
+                // A client that went away does not want its answer.
+                _ = reply.send(Ok(status.clone()));
+            }
+            Request::Flip { flip, reply } => {
+                hear(Heard::Flip(flip.clone()));
+                if flip.to.as_deref() == Some("silence") {
+                    continue;
+                }
+                _ = reply.send(flipped(flip));
+            }
+            Request::Flows { query, reply } => {
+                hear(Heard::Flows(query.clone()));
+                _ = reply.send(Ok(flows(&query)));
+            }
+            Request::Unload { reply } => {
+                hear(Heard::Unload);
+                let removed = vec!["took 10.0.0.100 off eth0".to_owned()];
+                // As the real one: the answer is the last thing that it does.
+                _ = reply.send(Ok(Unloaded { removed }));
+                return;
+            }
+        }
+    }
+}
+
+/// Flips to pair2; any other name is the code of the error that is wanted. (`silence` gets no
+/// answer.)
+fn flipped(flip: FlipRequest) -> Result<FlipDone, ApiError> {
+    let to = flip.to.unwrap_or_else(|| "pair2".to_owned());
+    if to != "pair2" {
+        return Err(ApiError::new(&to, format!("refused with {to}"), "do better"));
+    }
+    Ok(FlipDone {
+        cluster: flip.cluster.unwrap_or_else(|| "main".to_owned()),
+        from: "pair1".into(),
+        to,
+        generation: 8,
+        drain: flip.drain.unwrap_or(Drain::Finish),
+        warnings: vec!["the new primary is read-only".into()],
+    })
+}
+
+fn flows(query: &FlowsQuery) -> Flows {
+    let flow = Flow {
+        client: "10.0.0.7:50000".into(),
+        vip: "10.0.0.100:3306".into(),
+        snat: "10.0.1.2:40000".into(),
+        backend: query.backend.clone().unwrap_or_else(|| "10.0.1.11:3306".to_owned()),
+        state: "established".into(),
+        generation: 7,
+        idle_seconds: 0.5,
+        client_packets: 9,
+        client_bytes: 900,
+    };
+    Flows { flows: vec![flow], total: 2 }
+}
+
+/// A small status; `write_backends` is where the write route goes.
+pub(crate) fn status(write_backends: &[&str]) -> Status {
+    let reason = if write_backends.is_empty() { "primary is down" } else { "primary is up" };
+    Status {
+        daemon: DaemonStatus {
+            version: "0.1.0".into(),
+            pid: 42,
+            uptime_seconds: 65,
+            adopted: false,
+            interfaces: vec![InterfaceStatus { name: "eth0".into(), attach: "generic".into() }],
+            flows: 1,
+            flows_max: 1024,
+            half_open: 0,
+            half_open_max: 512,
+            counters: [("forwarded".to_owned(), 10)].into(),
+            warnings: vec![],
+        },
+        clusters: vec![ClusterStatus {
+            name: "main".into(),
+            active_pair: "pair1".into(),
+            generation: 7,
+            checks: None,
+            pairs: vec![PairStatus {
+                name: "pair1".into(),
+                state: "active".into(),
+                backends: vec![BackendStatus {
+                    address: "10.0.1.11:3306".into(),
+                    role: "primary".into(),
+                    health: "up".into(),
+                    reason: "passing".into(),
+                    lag_seconds: None,
+                    read_only: Some(false),
+                    server_version: Some("11.4.5-MariaDB".into()),
+                    flows: 1,
+                }],
+            }],
+            routes: vec![RouteStatus {
+                name: "writes".into(),
+                vip: "10.0.0.100:3306".into(),
+                access: "write".into(),
+                backends: write_backends.iter().map(ToString::to_string).collect(),
+                fallback: false,
+                reason: reason.into(),
+            }],
+        }],
+    }
+}
