@@ -1,0 +1,10 @@
+//! pairflip's user space: drivers around the pure decisions of `pairflip_policy`, and the event loop that joins them.
+
+pub mod check;
+pub mod config;
+pub mod control;
+pub mod dataplane;
+pub mod http;
+pub mod net;
+pub mod runtime;
+pub mod state;

@@ -1,0 +1,111 @@
+//! Names and addresses of the configuration against the numbers that policy and kernel use.
+
+use std::{collections::BTreeMap, net::SocketAddrV4};
+
+use pairflip_common::route::VipRoute;
+use pairflip_policy::{
+    Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec,
+};
+
+use crate::config::{self, Config, DrainMode};
+
+/// The configured things by number.
+#[derive(Debug)]
+pub(super) struct Ids {
+    pub(super) backends: BTreeMap<BackendId, SocketAddrV4>,
+    /// Where each route lives in the kernel's tables: by cluster and route in configuration order.
+    slots: Vec<Vec<VipRoute>>,
+}
+
+impl Ids {
+    /// `indices` are the backends' places in the kernel's table, in the order of [`all_backends`].
+    pub(super) fn new(config: &Config, indices: &[u16], slots: Vec<Vec<VipRoute>>) -> Self {
+        let backends =
+            indices.iter().map(|index| BackendId(*index)).zip(all_backends(config)).collect();
+        Self { backends, slots }
+    }
+
+    pub(super) fn backend(&self, address: SocketAddrV4) -> Option<BackendId> {
+        self.backends.iter().find(|(_, known)| **known == address).map(|(id, _)| *id)
+    }
+
+    pub(super) fn address(&self, backend: BackendId) -> Option<SocketAddrV4> {
+        self.backends.get(&backend).copied()
+    }
+
+    /// The cluster's slot in the kernel's outer table; every route of a cluster has the same.
+    pub(super) fn cluster_slot(&self, cluster: ClusterId) -> Option<u16> {
+        self.slots.get(usize::from(cluster.0))?.first().map(|slot| slot.cluster)
+    }
+
+    pub(super) fn route_slot(&self, cluster: ClusterId, route: RouteId) -> Option<VipRoute> {
+        self.slots.get(usize::from(cluster.0))?.get(usize::from(route.0)).copied()
+    }
+
+    /// The configuration as the policy wants it.
+    pub(super) fn specs(&self, config: &Config) -> Vec<ClusterSpec> {
+        config
+            .clusters
+            .iter()
+            .enumerate()
+            .map(|(index, cluster)| self.spec(index, cluster))
+            .collect()
+    }
+
+    fn spec(&self, index: usize, cluster: &config::Cluster) -> ClusterSpec {
+        let id = |address: &SocketAddrV4| self.backend(*address).unwrap_or_default();
+        ClusterSpec {
+            id: ClusterId(index as u16),
+            name: cluster.name.clone(),
+            rise: cluster.check.rise,
+            fall: cluster.check.fall,
+            interval: cluster.check.interval,
+            fast_interval: cluster.check.fast_interval,
+            timeout: cluster.check.timeout,
+            max_lag: cluster.check.max_lag,
+            drain: match cluster.drain.mode {
+                // `Config::warnings` says so.
+                DrainMode::Finish | DrainMode::Idle => Drain::Finish,
+                DrainMode::Cut => Drain::Cut,
+            },
+            routes: cluster
+                .routes
+                .iter()
+                .enumerate()
+                .map(|(index, route)| RouteSpec {
+                    id: RouteId(index as u16),
+                    name: route.name.clone(),
+                    access: match route.access {
+                        config::Access::Write => Access::Write,
+                        config::Access::Read => Access::Read,
+                    },
+                })
+                .collect(),
+            pairs: cluster
+                .pairs
+                .iter()
+                .enumerate()
+                .map(|(index, pair)| PairSpec {
+                    id: PairId(index as u16),
+                    name: pair.name.clone(),
+                    primary: id(&pair.primary),
+                    replicas: pair.replicas.iter().map(id).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Every backend, in configuration order.
+pub(super) fn all_backends(config: &Config) -> Vec<SocketAddrV4> {
+    config.clusters.iter().flat_map(config::Cluster::backends).collect()
+}
+
+/// The VIPs of every cluster, in configuration order.
+pub(super) fn all_vips(config: &Config) -> Vec<Vec<SocketAddrV4>> {
+    config
+        .clusters
+        .iter()
+        .map(|cluster| cluster.routes.iter().map(|route| route.vip).collect())
+        .collect()
+}

@@ -1,0 +1,223 @@
+//! The event loop: the only caller of the policy, the only place that turns its outputs into I/O.
+//!
+//! `start` brings everything up, `Runtime` in this file loops, `outputs` carries out what the policy asks for, `requests`
+//! answers the control socket, `status` describes it all.
+
+mod end;
+mod host;
+mod ids;
+mod outputs;
+mod requests;
+mod restore;
+mod start;
+mod status;
+mod unload;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use pairflip_policy::{BackendId, CheckResult, Input, Moment, Output, Policy};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc, watch},
+    time::sleep_until,
+};
+
+pub use self::unload::unload_offline;
+use self::{end::Hop, ids::Ids, requests::PendingFlips};
+use crate::{
+    config::Config,
+    control,
+    dataplane::{DataPlane, SweepLimits},
+    net::{frames::FrameSender, links::NextHops},
+    state::{State, StateDir},
+};
+
+/// How often silent flows are looked for. A sweep of a full table takes some tenths of a second, once in this time.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Longest wait for clients of the control socket to take their answers when the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Silence after which a flow's entries are removed.
+///
+/// Half-open: Linux gives up a SYN after 127 s (`tcp_syn_retries = 6`). Established: longer than MySQL's own
+/// `wait_timeout` of 28800 s, so that the server ends an idle session first. Closing: twice the 60 s of Linux's FIN-WAIT-2.
+const SWEEP_LIMITS: SweepLimits = SweepLimits {
+    half_open: Duration::from_secs(130),
+    established: Duration::from_secs(36_000),
+    closing: Duration::from_secs(120),
+};
+
+/// What steers one backend's probes.
+struct Pacer {
+    pace: watch::Sender<Duration>,
+    kick: Arc<Notify>,
+}
+
+/// Everything that the daemon owns while it runs.
+struct Runtime {
+    config: Config,
+    ids: Ids,
+    policy: Policy,
+    dataplane: DataPlane,
+    state_dir: StateDir,
+    state: State,
+    started: Instant,
+    pacers: BTreeMap<BackendId, Pacer>,
+    /// How backends are reached, for the frames that end flows.
+    hops: BTreeMap<u16, Hop>,
+    /// Index and address of each interface, by slot of the kernel's devices table.
+    devices: BTreeMap<u16, (u32, [u8; 6])>,
+    frames: FrameSender,
+    next_hops: watch::Receiver<NextHops>,
+    flips: PendingFlips,
+    /// VIPs are on the interfaces and announced.
+    announced: bool,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ended {
+    /// A signal: forwarding goes on without us.
+    Stopped,
+    /// `pairflip unload`: nothing is left.
+    Unloaded,
+}
+
+/// Runs the daemon until a signal or `pairflip unload`.
+///
+/// `on_ready` is called once, when every route has its answer and the VIPs are announced.
+pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
+    let mut parts = start::start(config).await?;
+    let mut on_ready = Some(on_ready);
+    let ended = parts.runtime.serve(&mut parts.results, &mut parts.requests, &mut on_ready).await?;
+    // With nobody to ask any more the server ends by itself, after the answers that are on their way.
+    drop(parts.requests);
+    if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
+        tracing::warn!("a client of the control socket did not take its answer");
+    }
+    match ended {
+        Ended::Stopped => {
+            tracing::info!("stopped; the kernel goes on forwarding, `pairflip unload` ends that")
+        }
+        Ended::Unloaded => tracing::info!("unloaded and stopped"),
+    }
+    Ok(())
+}
+
+impl Runtime {
+    fn now(&self) -> Moment {
+        Moment::from_millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    async fn serve(
+        &mut self,
+        results: &mut mpsc::Receiver<(BackendId, CheckResult)>,
+        requests: &mut mpsc::Receiver<control::Request>,
+        on_ready: &mut Option<impl FnOnce()>,
+    ) -> Result<Ended> {
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Should some route stay undecided, the others must not wait for it.
+        let ready_at = self.started + self.slowest_detection() + Duration::from_secs(1);
+        self.carry_out();
+        loop {
+            if !self.announced && (self.decided() || Instant::now() >= ready_at) {
+                self.announce().await;
+                if let Some(on_ready) = on_ready.take() {
+                    on_ready();
+                }
+            }
+            let flip_due = self.flips.due();
+            let policy_due = self.policy.deadline().map(|at| self.started + at.elapsed());
+            let ready_due = (!self.announced).then_some(ready_at);
+            let due = [flip_due, policy_due, ready_due].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => return Ok(Ended::Stopped),
+                _ = interrupt.recv() => return Ok(Ended::Stopped),
+                _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not in this version; restart the daemon, connections live on"),
+                Some(request) = requests.recv() => {
+                    if let Some(ended) = self.request(request).await {
+                        return Ok(ended);
+                    }
+                }
+                Some((backend, result)) = results.recv() => {
+                    self.flips.checked(backend);
+                    self.feed(Input::Checked { backend, result });
+                }
+                changed = self.next_hops.changed() => {
+                    changed.context("the watcher of the network's links ended; restart pairflipd, connections live on")?;
+                    self.follow_network();
+                }
+                () = sleep_until(due.unwrap_or_else(|| Instant::now() + SWEEP_INTERVAL).into()), if due.is_some() => {
+                    let now = self.now();
+                    self.policy.handle_timeout(now);
+                    self.carry_out();
+                }
+                _ = sweep.tick() => self.sweep(),
+            }
+            self.start_due_flips();
+        }
+    }
+
+    /// Feeds one input and carries out all that follows from it.
+    fn feed(&mut self, input: Input) {
+        let now = self.now();
+        self.policy.handle(input, now);
+        self.carry_out();
+    }
+
+    /// Drains the policy's outputs. Their answers are inputs, whose outputs are drained, too.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.policy.poll_output() {
+            if let Some(answer) = self.apply(output) {
+                let now = self.now();
+                self.policy.handle(answer, now);
+            }
+        }
+    }
+
+    fn apply(&mut self, output: Output) -> Option<Input> {
+        // Map updates wait for running programs, files for the disk: milliseconds, on a thread that may block.
+        tokio::task::block_in_place(|| outputs::apply(self, output))
+    }
+
+    /// Whether every cluster has a table in the kernel that its checks, or an earlier daemon, decided.
+    fn decided(&self) -> bool {
+        let view = self.policy.view();
+        view.clusters.iter().all(|cluster| {
+            cluster
+                .routes
+                .iter()
+                .all(|route| route.reason != pairflip_policy::RouteReason::Unchecked)
+        })
+    }
+
+    fn slowest_detection(&self) -> Duration {
+        self.config
+            .clusters
+            .iter()
+            .map(|cluster| cluster.check.detection_time())
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn sweep(&mut self) {
+        match tokio::task::block_in_place(|| self.dataplane.sweep(SWEEP_LIMITS)) {
+            Ok(0) => {}
+            Ok(swept) => tracing::debug!(swept, "removed silent flows"),
+            Err(error) => {
+                tracing::error!(%error, "sweeping flows; silent ones keep their place in the table")
+            }
+        }
+    }
+}

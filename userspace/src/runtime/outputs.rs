@@ -1,0 +1,185 @@
+//! Carrying out what the policy asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use pairflip_policy::{
+    ApplyError, BackendId, ClusterId, EndReason, EndWhich, Event, Input, Output, Pace, PairId,
+    PersistError, PersistReason, RouteTable, RouteTarget, Severity,
+};
+
+use super::{Runtime, end};
+use crate::{
+    config::NoBackend,
+    dataplane::{self, RouteChange},
+    state::ClusterState,
+};
+
+/// Carries out one output. The answer, where there is one, goes back to the policy.
+pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
+    match output {
+        Output::SwapRoutes { cluster, table, reason } => {
+            tracing::debug!(%cluster, generation = %table.generation, %reason, "swapping routes");
+            let generation = table.generation;
+            let result = swap(runtime, cluster, &table)
+                .map_err(|error| ApplyError { reason: error.to_string() });
+            Some(Input::Applied { cluster, generation, result })
+        }
+        Output::PersistActive { cluster, pair, reason } => {
+            let result = persist(runtime, cluster, pair, reason)
+                .map_err(|error| PersistError { reason: error.to_string() });
+            Some(Input::Persisted { cluster, result })
+        }
+        Output::EndFlows { cluster, which, reason } => {
+            end_flows(runtime, cluster, which, reason);
+            None
+        }
+        Output::Reply { request, result } => {
+            runtime.reply(request, result);
+            None
+        }
+        Output::SetPace { backend, pace } => {
+            set_pace(runtime, backend, pace);
+            None
+        }
+        Output::Event(event) => {
+            log(runtime, &event);
+            None
+        }
+    }
+}
+
+fn swap(
+    runtime: &mut Runtime,
+    cluster: ClusterId,
+    table: &RouteTable,
+) -> Result<(), dataplane::Error> {
+    let no_backend = runtime
+        .config
+        .clusters
+        .get(usize::from(cluster.0))
+        .map_or(NoBackend::Reset, |cluster| cluster.no_backend);
+    let mut changes = BTreeMap::new();
+    for (index, target) in table.routes.iter().enumerate() {
+        let Some(slot) = runtime.ids.route_slot(cluster, pairflip_policy::RouteId(index as u16))
+        else {
+            continue;
+        };
+        let change = match target {
+            RouteTarget::Forward { backends } => RouteChange::Forward(
+                backends
+                    .iter()
+                    .filter_map(|backend| Some((backend.0, runtime.ids.address(*backend)?)))
+                    .collect(),
+            ),
+            RouteTarget::Refuse { .. } => match no_backend {
+                NoBackend::Reset => RouteChange::Refuse,
+                NoBackend::Drop => RouteChange::Drop,
+            },
+        };
+        changes.insert(slot.route, change);
+    }
+    let slot = runtime.ids.cluster_slot(cluster).unwrap_or_default();
+    runtime.dataplane.swap_routes(slot, table.generation.0, table.active.0, &changes)
+}
+
+fn persist(
+    runtime: &mut Runtime,
+    cluster: ClusterId,
+    pair: PairId,
+    reason: PersistReason,
+) -> Result<(), crate::state::Error> {
+    let configured = &runtime.config.clusters[usize::from(cluster.0)];
+    let state = ClusterState {
+        active_pair: configured.pairs[usize::from(pair.0)].name.clone(),
+        reason: reason.to_string(),
+        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    };
+    let before = runtime.state.clusters.insert(configured.name.clone(), state);
+    let result = runtime.state_dir.save(&runtime.state);
+    if result.is_err() {
+        // Memory says what the disk says.
+        match before {
+            Some(before) => runtime.state.clusters.insert(configured.name.clone(), before),
+            None => runtime.state.clusters.remove(&configured.name),
+        };
+    }
+    result
+}
+
+fn end_flows(runtime: &mut Runtime, cluster: ClusterId, which: EndWhich, reason: EndReason) {
+    let backends: BTreeSet<u16> = match which {
+        EndWhich::Backend(backend) => [backend.0].into(),
+        EndWhich::Pair(pair) => runtime.config.clusters[usize::from(cluster.0)].pairs
+            [usize::from(pair.0)]
+        .backends()
+        .filter_map(|address| runtime.ids.backend(address))
+        .map(|backend| backend.0)
+        .collect(),
+    };
+    let slot = runtime.ids.cluster_slot(cluster);
+    let ended = match runtime
+        .dataplane
+        .take_flows(|entry| backends.contains(&entry.backend) && Some(entry.cluster) == slot)
+    {
+        Ok(ended) => ended,
+        Err(error) => {
+            tracing::error!(%error, %reason, "ending flows failed; clients wait for TCP's own timeouts");
+            return;
+        }
+    };
+    let hops = end::Hops { backends: &runtime.hops, devices: &runtime.devices };
+    let mut failed = 0;
+    for flow in &ended {
+        for (ifindex, frame) in end::resets(flow, &hops) {
+            if let Err(error) = runtime.frames.send(ifindex, &frame) {
+                failed += 1;
+                tracing::debug!(%error, ifindex, "sending an RST");
+            }
+        }
+    }
+    if failed > 0 {
+        tracing::warn!(
+            failed,
+            "some RSTs could not be sent; those clients get theirs with their next packet"
+        );
+    }
+    if !ended.is_empty() {
+        tracing::info!(flows = ended.len(), %reason, "ended flows on both sides");
+    }
+}
+
+fn set_pace(runtime: &mut Runtime, backend: BackendId, pace: Pace) {
+    let Some(address) = runtime.ids.address(backend) else { return };
+    let Some(cluster) = runtime
+        .config
+        .clusters
+        .iter()
+        .find(|cluster| cluster.backends().any(|known| known == address))
+    else {
+        return;
+    };
+    let interval = match pace {
+        Pace::Steady => cluster.check.interval,
+        Pace::Fast => cluster.check.fast_interval,
+    };
+    if let Some(pacer) = runtime.pacers.get(&backend) {
+        pacer.pace.send_replace(interval);
+    }
+}
+
+fn log(runtime: &Runtime, event: &Event) {
+    let cluster = event
+        .cluster
+        .and_then(|id| runtime.config.clusters.get(usize::from(id.0)))
+        .map_or("-", |cluster| cluster.name.as_str());
+    let text = super::status::describe(runtime, event);
+    match event.severity() {
+        Severity::Debug => tracing::debug!(cluster, "{text}"),
+        Severity::Info => tracing::info!(cluster, "{text}"),
+        Severity::Warning => tracing::warn!(cluster, "{text}"),
+        Severity::Error => tracing::error!(cluster, "{text}"),
+    }
+}

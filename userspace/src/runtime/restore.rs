@@ -1,0 +1,85 @@
+//! What an earlier daemon left: its state file and the kernel's route tables, as the policy wants them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+use pairflip_common::route::{Route, RouteAction};
+use pairflip_policy::{
+    BackendId, ClusterId, Generation, PairId, Restored, RouteReason, RouteTable, RouteTarget,
+};
+
+use super::ids::Ids;
+use crate::{config::Config, dataplane::DataPlane, state::State};
+
+/// Reads back what survived. An active pair that left the configuration is an error: any other would be a guess.
+pub(super) fn restored(
+    config: &Config,
+    ids: &Ids,
+    state: &State,
+    dataplane: &DataPlane,
+) -> Result<Restored> {
+    let mut restored = Restored::default();
+    for (index, cluster) in config.clusters.iter().enumerate() {
+        let id = ClusterId(index as u16);
+        if let Some(saved) = state.clusters.get(&cluster.name) {
+            let pair = cluster.pairs.iter().position(|pair| pair.name == saved.active_pair).with_context(|| {
+                format!(
+                    "the state file says that {:?} is the active pair of cluster {:?}, and the configuration has no such pair; give the pair its name back, or flip to another pair before removing it",
+                    saved.active_pair, cluster.name
+                )
+            })?;
+            restored.active.insert(id, PairId(pair as u16));
+        }
+        let Some(slot) = ids.cluster_slot(id) else { continue };
+        let Some(routes) = dataplane.routes(slot)? else { continue };
+        let generation = routes.values().map(|route| route.generation).max().unwrap_or(0);
+        restored.generation.insert(id, Generation(generation));
+        if let Some(table) = table(id, cluster, ids, generation, &routes) {
+            restored.tables.insert(id, table);
+        }
+    }
+    Ok(restored)
+}
+
+/// The kernel's table of a cluster in the policy's words; `None` when it does not fit the configuration: a route is new,
+/// or the routes lead to no one pair.
+fn table(
+    id: ClusterId,
+    cluster: &crate::config::Cluster,
+    ids: &Ids,
+    generation: u32,
+    routes: &BTreeMap<u16, Route>,
+) -> Option<RouteTable> {
+    let mut targets = Vec::new();
+    for index in 0..cluster.routes.len() {
+        let slot = ids.route_slot(id, pairflip_policy::RouteId(index as u16))?;
+        targets.push(target(routes.get(&slot.route)?));
+    }
+    let used: BTreeSet<BackendId> =
+        targets.iter().flat_map(|target| target.backends().iter().copied()).collect();
+    let belongs = |pair: &&crate::config::Pair| {
+        let members: Vec<BackendId> = std::iter::once(&pair.primary)
+            .chain(&pair.replicas)
+            .filter_map(|address| ids.backend(*address))
+            .collect();
+        used.iter().all(|backend| members.contains(backend))
+    };
+    // A table that refuses everything says nothing about the pair; the state file does.
+    if used.is_empty() {
+        return None;
+    }
+    let active = cluster.pairs.iter().position(|pair| belongs(&pair))?;
+    Some(RouteTable {
+        generation: Generation(generation),
+        active: PairId(active as u16),
+        routes: targets,
+    })
+}
+
+fn target(route: &Route) -> RouteTarget {
+    if route.action != RouteAction::Forward as u8 {
+        return RouteTarget::Refuse { reason: RouteReason::Restored };
+    }
+    let backends: BTreeSet<u16> = route.choice.into_iter().collect();
+    RouteTarget::Forward { backends: backends.into_iter().map(BackendId).collect() }
+}

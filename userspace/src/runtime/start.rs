@@ -1,0 +1,235 @@
+//! Bringing the daemon up: lock the state, load or adopt the data plane, describe the network to it, start the checks.
+//!
+//! The order matters: nothing that an earlier daemon left in force is changed before it has been read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use pairflip_policy::{BackendId, CheckResult, Moment, Policy};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    Pacer, Runtime,
+    ids::{Ids, all_backends, all_vips},
+    restore::restored,
+};
+use crate::{
+    check::{self, mysql::Prober},
+    config::{Attach, Config},
+    control,
+    dataplane::{DataPlane, LoadOptions, Mode},
+    http,
+    net::{frames::FrameSender, links, ports},
+    state::{State, StateDir},
+};
+
+/// Check results and requests that wait for the loop. It handles one in microseconds; a full queue makes probes wait.
+const QUEUE: usize = 256;
+
+/// The loop's owner and what it listens to.
+pub(super) struct Parts {
+    pub(super) runtime: Runtime,
+    pub(super) results: mpsc::Receiver<(BackendId, CheckResult)>,
+    pub(super) requests: mpsc::Receiver<control::Request>,
+    /// The control socket's server.
+    pub(super) server: JoinHandle<()>,
+}
+
+pub(super) async fn start(config: Config) -> Result<Parts> {
+    let started = Instant::now();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let state_dir = StateDir::open(&config.daemon.state_dir)?;
+    let mut state = state_dir.load()?;
+
+    // Before anything forwards: a port of the kernel's must not become a flow's.
+    reserve_ports(&config, &mut state)?;
+    state_dir.save(&state)?;
+
+    let (request_sender, requests) = mpsc::channel(QUEUE);
+    let server = control::server::bind(&config.daemon.control)?;
+
+    let mut dataplane = tokio::task::block_in_place(|| DataPlane::load(&load_options(&config)))?;
+    log_attachments(&dataplane);
+    let indices = dataplane.assign_backends(&all_backends(&config))?;
+    let slots = dataplane.assign_vips(&all_vips(&config))?;
+    let ids = Ids::new(&config, &indices, slots);
+    let devices = describe_devices(&config, &mut dataplane).await?;
+    protect_host_connections(&config, &mut dataplane)?;
+    describe_ports(&config, &mut dataplane)?;
+    let targets: BTreeSet<_> = ids.backends.values().map(|address| *address.ip()).collect();
+    let next_hops = links::watch(targets.into_iter().collect())
+        .await
+        .context("watching routes and neighbours through netlink")?;
+
+    let restored = restored(&config, &ids, &state, &dataplane)?;
+    let policy = Policy::new(ids.specs(&config), restored, Moment::START);
+    let (result_sender, results) = mpsc::channel(QUEUE);
+    let pacers = start_checks(&config, &ids, &result_sender);
+    let mut runtime = Runtime {
+        ids,
+        policy,
+        dataplane,
+        state_dir,
+        state,
+        started,
+        pacers,
+        hops: BTreeMap::new(),
+        devices,
+        frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
+        next_hops,
+        flips: super::PendingFlips::default(),
+        announced: false,
+        config,
+    };
+    runtime.place_snat_addresses().await?;
+    runtime.follow_network();
+    runtime.publish_vips()?;
+
+    let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
+    start_http(&runtime.config, request_sender).await;
+    Ok(Parts { runtime, results, requests, server })
+}
+
+fn load_options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        interfaces: config.daemon.interfaces.clone(),
+        mode: match config.daemon.attach {
+            Attach::Auto => None,
+            Attach::Native => Some(Mode::Native),
+            Attach::Generic => Some(Mode::Generic),
+        },
+        bpffs: config.daemon.bpffs.clone(),
+        flows_max: config.daemon.flows_max,
+        half_open_max: config.daemon.half_open_max,
+        all_programs: false,
+    }
+}
+
+fn log_attachments(dataplane: &DataPlane) {
+    for attachment in dataplane.attachments() {
+        let (interface, mode) = (&attachment.interface, attachment.mode.name());
+        match &attachment.native_error {
+            Some(reason) => tracing::warn!(
+                interface,
+                mode,
+                reason,
+                "attached in generic mode, which costs more per packet, because native mode is not possible"
+            ),
+            None if attachment.adopted => tracing::info!(
+                interface,
+                mode,
+                "replaced the program of an earlier daemon; its connections live on"
+            ),
+            None => tracing::info!(interface, mode, "attached"),
+        }
+    }
+}
+
+fn ranges(config: &Config) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
+    config.clusters.iter().map(|cluster| cluster.snat_ports.min..=cluster.snat_ports.max)
+}
+
+fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
+    for range in ranges(config) {
+        let reservation = ports::reserve(&range, state.ports.take())
+            .context("taking snat_ports out of the kernel's hands")?;
+        if reservation.before != reservation.after {
+            tracing::info!(
+                before = ?reservation.before.ephemeral,
+                after = ?reservation.after.ephemeral,
+                reserved = %reservation.after.reserved,
+                "the kernel hands out no port of snat_ports (net.ipv4.ip_local_reserved_ports, ip_local_port_range); `pairflip unload` undoes this"
+            );
+        }
+        state.ports = Some(reservation);
+    }
+    Ok(())
+}
+
+/// The host's own connections to backends that hold a port of `snat_ports` since before us keep it.
+fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
+    for cluster in &config.clusters {
+        let range = cluster.snat_ports.min..=cluster.snat_ports.max;
+        let sockets = ports::sockets_inside(&range, &cluster.backends().collect())
+            .context("listing the host's own connections inside snat_ports")?;
+        for (local, remote) in sockets {
+            tracing::warn!(%local, %remote, "a connection of this host's own uses a port of snat_ports; it keeps the port");
+            dataplane.protect_host_connection(local, remote)?;
+        }
+    }
+    Ok(())
+}
+
+fn describe_ports(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
+    let min = config.clusters.iter().map(|cluster| cluster.snat_ports.min).min().unwrap_or(0);
+    let max = config.clusters.iter().map(|cluster| cluster.snat_ports.max).max().unwrap_or(0);
+    Ok(dataplane.set_snat_ports(min, max)?)
+}
+
+async fn describe_devices(
+    config: &Config,
+    dataplane: &mut DataPlane,
+) -> Result<BTreeMap<u16, (u32, [u8; 6])>> {
+    let mut devices = Vec::new();
+    for name in &config.daemon.interfaces {
+        let interface = links::interface(name)
+            .await
+            .with_context(|| format!("looking up daemon.interfaces {name:?}"))?;
+        devices.push((interface.ifindex, interface.mac));
+    }
+    let slots = dataplane.set_devices(&devices)?;
+    Ok(slots.into_iter().zip(devices).collect())
+}
+
+fn start_checks(
+    config: &Config,
+    ids: &Ids,
+    results: &mpsc::Sender<(BackendId, CheckResult)>,
+) -> BTreeMap<BackendId, Pacer> {
+    let mut pacers = BTreeMap::new();
+    for cluster in &config.clusters {
+        for address in cluster.backends() {
+            let Some(backend) = ids.backend(address) else { continue };
+            let prober = Prober::new(
+                address,
+                &cluster.check.user,
+                cluster.check.password.expose(),
+                cluster.check.timeout,
+            );
+            let (pace, pace_receiver) = watch::channel(cluster.check.fast_interval);
+            let kick = Arc::new(Notify::new());
+            let results = results.clone();
+            let checks_kick = Arc::clone(&kick);
+            tokio::spawn(async move {
+                check::run(backend, prober, pace_receiver, &checks_kick, results).await;
+            });
+            pacers.insert(backend, Pacer { pace, kick });
+        }
+    }
+    pacers
+}
+
+/// The read-only listener is a convenience: without it the daemon does its job, so a taken port is a warning.
+async fn start_http(config: &Config, requests: mpsc::Sender<control::Request>) {
+    let Some(address) = config.daemon.http else { return };
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(http::serve(listener, requests));
+        }
+        Err(error) => tracing::warn!(
+            %address,
+            %error,
+            "daemon.http cannot be bound: no metrics and no health page; free the address, or set http = \"\""
+        ),
+    }
+}

@@ -1,0 +1,232 @@
+//! Describing what is going on, for the socket and for the log.
+
+use pairflip_common::route::BACKENDS_MAX;
+use pairflip_policy::{
+    Access, ActiveSource, BackendId, BackendView, ChecksState, ClusterView, Event, EventKind,
+    Health, RouteTarget,
+};
+
+use super::{Runtime, requests::internal};
+use crate::{
+    config,
+    control::protocol::{
+        ApiError, BackendStatus, ClusterStatus, DaemonStatus, InterfaceStatus, PairStatus,
+        RouteStatus, Status,
+    },
+    dataplane::FlowCounts,
+};
+
+/// Everything at a glance.
+pub(super) fn status(runtime: &Runtime) -> Result<Status, ApiError> {
+    let counts = runtime.dataplane.flow_counts().map_err(|error| internal(&error))?;
+    let counters = runtime.dataplane.counters().map_err(|error| internal(&error))?;
+    let daemon = DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: runtime.started.elapsed().as_secs(),
+        adopted: runtime.dataplane.adopted(),
+        interfaces: runtime
+            .dataplane
+            .attachments()
+            .iter()
+            .map(|attachment| InterfaceStatus {
+                name: attachment.interface.clone(),
+                attach: attachment.mode.name().to_owned(),
+            })
+            .collect(),
+        flows: counts.total,
+        flows_max: u64::from(runtime.config.daemon.flows_max),
+        half_open: counts.half_open,
+        half_open_max: u64::from(runtime.config.daemon.half_open_max),
+        counters: counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        warnings: runtime.config.warnings(),
+    };
+    let view = runtime.policy.view();
+    let clusters = view
+        .clusters
+        .iter()
+        .zip(&runtime.config.clusters)
+        .map(|(view, configured)| cluster(runtime, view, configured, &counts))
+        .collect();
+    Ok(Status { daemon, clusters })
+}
+
+fn cluster(
+    runtime: &Runtime,
+    view: &ClusterView,
+    configured: &config::Cluster,
+    counts: &FlowCounts,
+) -> ClusterStatus {
+    let pairs: Vec<PairStatus> = view
+        .pairs
+        .iter()
+        .map(|pair| PairStatus {
+            name: pair.name.clone(),
+            state: pair.state.name().to_owned(),
+            backends: pair.backends.iter().map(|view| backend(runtime, view, counts)).collect(),
+        })
+        .collect();
+    let routes = view
+        .routes
+        .iter()
+        .zip(&configured.routes)
+        .map(|(route, configured)| RouteStatus {
+            name: route.name.clone(),
+            vip: configured.vip.to_string(),
+            access: match route.access {
+                Access::Write => "write",
+                Access::Read => "read",
+            }
+            .to_owned(),
+            backends: route.backends.iter().map(|id| address(runtime, *id)).collect(),
+            fallback: route.fallback,
+            reason: route.reason.to_string(),
+        })
+        .collect();
+    ClusterStatus {
+        name: view.name.clone(),
+        active_pair: configured
+            .pairs
+            .get(usize::from(view.active.0))
+            .map_or_else(String::new, |pair| pair.name.clone()),
+        generation: view.generation.0,
+        checks: match view.checks {
+            ChecksState::Working => None,
+            ChecksState::AllFailing { since } => Some(format!(
+                "nothing is heard from any backend since {since} after the daemon's start; the fault is probably between here and them, so routes stay as they are"
+            )),
+        },
+        pairs,
+        routes,
+    }
+}
+
+fn backend(runtime: &Runtime, view: &BackendView, counts: &FlowCounts) -> BackendStatus {
+    BackendStatus {
+        address: address(runtime, view.id),
+        role: match view.role {
+            pairflip_policy::Role::Primary => "primary",
+            pairflip_policy::Role::Replica => "replica",
+        }
+        .to_owned(),
+        health: health(view).to_owned(),
+        reason: view.reason.to_string(),
+        lag_seconds: view.lag.map(|lag| lag.as_secs_f64()),
+        read_only: view.read_only,
+        server_version: view.facts.as_ref().map(|facts| facts.version.clone()),
+        flows: counts.by_backend.get(&view.id.0).copied().unwrap_or(0),
+    }
+}
+
+/// A replica that is alive and not fit for reads is neither up nor down.
+fn health(view: &BackendView) -> &'static str {
+    match (view.health, view.fitness) {
+        (Health::Up, Some(Health::Down)) => "unfit",
+        (health, _) => health_name(health),
+    }
+}
+
+fn health_name(health: Health) -> &'static str {
+    match health {
+        Health::Unknown { .. } => "unknown",
+        Health::Up => "up",
+        Health::Rising { .. } => "rising",
+        Health::Falling { .. } => "falling",
+        Health::Down => "down",
+    }
+}
+
+fn address(runtime: &Runtime, id: BackendId) -> String {
+    debug_assert!(u32::from(id.0) < BACKENDS_MAX);
+    runtime.ids.address(id).map_or_else(|| id.to_string(), |address| address.to_string())
+}
+
+/// An event as a sentence with names and addresses in place of numbers.
+pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
+    let configured = event.cluster.and_then(|id| runtime.config.clusters.get(usize::from(id.0)));
+    let pair = |id: pairflip_policy::PairId| {
+        configured
+            .and_then(|cluster| cluster.pairs.get(usize::from(id.0)))
+            .map_or_else(|| id.to_string(), |pair| pair.name.clone())
+    };
+    let backend = |id: BackendId| address(runtime, id);
+    match &event.what {
+        EventKind::Started { active, generation, source } => {
+            format!("active pair {} at generation {generation}, {}", pair(*active), source_text(*source, &pair))
+        }
+        EventKind::HealthChanged { backend: id, from, to, reason } => {
+            format!("{} went from {} to {}: {reason}", backend(*id), health_name(*from), health_name(*to))
+        }
+        EventKind::FitnessChanged { backend: id, from, to, reason } => format!(
+            "replica {} went from {} to {} for reads: {reason}",
+            backend(*id),
+            health_name(*from),
+            health_name(*to)
+        ),
+        EventKind::ReadOnlyChanged { backend: id, read_only } => {
+            format!("{} is {}", backend(*id), if *read_only { "read-only" } else { "writable" })
+        }
+        EventKind::CheckImpaired { backend: id, cause, text } => {
+            format!("{} is alive and the check cannot judge it: {cause} ({text}); its health stays as it was", backend(*id))
+        }
+        EventKind::AllChecksFailing => {
+            "nothing is heard from any backend; the fault is probably between here and them, so routes stay as they are".to_owned()
+        }
+        EventKind::ChecksAnswering => "backends are heard again".to_owned(),
+        EventKind::RouteChanged { route, to, reason, generation, .. } => {
+            let name = configured
+                .and_then(|cluster| cluster.routes.get(usize::from(route.0)))
+                .map_or_else(|| route.to_string(), |route| format!("{} ({})", route.name, route.vip));
+            match to {
+                RouteTarget::Forward { backends } => {
+                    let list: Vec<String> = backends.iter().map(|id| backend(*id)).collect();
+                    format!("route {name} goes to {}: {reason} (generation {generation})", list.join(", "))
+                }
+                RouteTarget::Refuse { .. } => {
+                    format!("route {name} refuses new connections: {reason} (generation {generation})")
+                }
+            }
+        }
+        EventKind::SwapFailed { generation, reason } => {
+            format!("replacing the routes with generation {generation} failed, the old ones are in force: {reason}")
+        }
+        EventKind::PersistFailed { pair: id, reason } => {
+            format!("writing {} as the active pair to the state file failed: {reason}", pair(*id))
+        }
+        EventKind::FlipStarted { from, to, drain, .. } => {
+            format!("flip from {} to {} started (route only, drain {drain:?})", pair(*from), pair(*to))
+        }
+        EventKind::FlipDone { done, .. } => {
+            format!("flip from {} to {} done (generation {})", pair(done.from), pair(done.to), done.generation)
+        }
+        EventKind::FlipRefused { refused, .. } => {
+            let text = refused.to_string();
+            format!("flip refused: {}", configured.map_or(text.clone(), |cluster| name_pairs(cluster, &text)))
+        }
+        EventKind::Ignored { reason } => format!("ignored: {reason}"),
+    }
+}
+
+fn source_text(source: ActiveSource, pair: &dyn Fn(pairflip_policy::PairId) -> String) -> String {
+    match source {
+        ActiveSource::Configuration => {
+            "the first of the configuration: nothing was in force before".to_owned()
+        }
+        ActiveSource::StateFile => "as the state file says".to_owned(),
+        ActiveSource::Kernel => "as the kernel forwards".to_owned(),
+        ActiveSource::KernelOverStateFile { state_file } => {
+            format!(
+                "as the kernel forwards; the state file says {}, a flip that did not get as far as its swap",
+                pair(state_file)
+            )
+        }
+    }
+}
+
+/// Puts the pairs' names where the policy's texts have numbers.
+pub(super) fn name_pairs(cluster: &config::Cluster, text: &str) -> String {
+    // From the highest number down, so that "pair#1" does not eat the beginning of "pair#10".
+    (0..cluster.pairs.len()).rev().fold(text.to_owned(), |text, index| {
+        text.replace(&format!("pair#{index}"), &cluster.pairs[index].name)
+    })
+}
