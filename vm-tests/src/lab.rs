@@ -1,0 +1,322 @@
+//! Bringing a lab up and down.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    command::sh,
+    daemon::Daemon,
+    database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, CHECK_USER, Database},
+    mounts,
+    netns::Namespace,
+    topology::{Topology, VIP_READ, VIP_WRITE, database_name},
+};
+
+/// Where labs keep their files, one directory each.
+const LABS: &str = "/run/pairflip-lab";
+/// Owner of a lab that stays: process 1 always lives.
+const NOBODY: i32 = 1;
+/// Which mounts the first lab did not find; gone with the last lab.
+const MOUNTS: &str = "/run/pairflip-lab/mounts";
+
+/// What kind of lab to bring up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Distinguishes labs that run side by side.
+    pub name: String,
+    pub topology: Topology,
+    /// Both primaries writable; otherwise that of pair2 is read-only, as it should be.
+    pub both_writable: bool,
+}
+
+impl Options {
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), topology: Topology::OneArm, both_writable: false }
+    }
+}
+
+/// A lab that runs. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    topology: Topology,
+    databases: Vec<Database>,
+}
+
+impl Lab {
+    /// Brings a lab up; `progress` is told of the long steps.
+    pub fn up(options: &Options, mut progress: impl FnMut(&str)) -> Result<Self> {
+        clean_stale()?;
+        let dir = lab_dir(&options.name);
+        if dir.exists() {
+            bail!("a lab named {:?} runs already; `cargo xtask lab down` removes it", options.name);
+        }
+        fs::create_dir_all(&dir)
+            .with_context(|| format!("making {}; are you root?", dir.display()))?;
+        fs::write(dir.join("owner"), std::process::id().to_string())?;
+        mounts::note_missing(Path::new(MOUNTS))?;
+        // From here on dropping the lab removes what was made.
+        let mut lab =
+            Self { name: options.name.clone(), topology: options.topology, databases: Vec::new() };
+        progress("network namespaces: 2 clients, the redirector, 4 databases");
+        lab.make_network()?;
+        progress("starting 4 MariaDB servers");
+        lab.start_databases()?;
+        progress("replication: primary to replica in each pair, primary to primary");
+        lab.start_replication(options.both_writable)?;
+        Ok(lab)
+    }
+
+    fn make_network(&self) -> Result<()> {
+        let switch = Namespace::create(self.ns("switch").name())?;
+        for host in self.topology.hosts() {
+            Namespace::create(self.ns(host.name).name())?;
+        }
+        self.topology.connect(&switch, |host| self.ns(host))
+    }
+
+    fn start_databases(&mut self) -> Result<()> {
+        for number in 1..=4 {
+            let name = database_name(number);
+            let database = Database::create(
+                self.ns(name),
+                self.topology.database(number),
+                number,
+                &self.dir().join(name),
+            )?;
+            self.databases.push(database);
+        }
+        for database in &mut self.databases {
+            database.wait_ready()?;
+            database.create_accounts()?;
+        }
+        Ok(())
+    }
+
+    fn start_replication(&self, both_writable: bool) -> Result<()> {
+        for (replica, source) in [(2, 1), (4, 3), (1, 3), (3, 1)] {
+            self.db(replica).replicate_from(self.db(source).address)?;
+        }
+        for number in 1..=4 {
+            self.db(number).wait_replicating()?;
+        }
+        self.db(1).set_read_only(false)?;
+        if both_writable {
+            self.db(3).set_read_only(false)?;
+        }
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        lab_dir(&self.name)
+    }
+
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// The namespace of a host.
+    pub fn ns(&self, host: &str) -> Namespace {
+        namespace(&self.name, host)
+    }
+
+    /// Database server 1 to 4.
+    pub fn db(&self, number: usize) -> &Database {
+        &self.databases[number - 1]
+    }
+
+    pub fn db_mut(&mut self, number: usize) -> &mut Database {
+        &mut self.databases[number - 1]
+    }
+
+    /// Writes a configuration for this lab: the one of `configs/` with the lab's paths in it.
+    pub fn write_config(&self, change: impl FnOnce(String) -> String) -> Result<PathBuf> {
+        let dir = self.dir();
+        fs::write(dir.join("password"), CHECK_PASSWORD)?;
+        sh(&format!("chmod 600 {}", dir.join("password").display()))?;
+        let template = match self.topology {
+            Topology::OneArm => include_str!("../../configs/lab.toml"),
+            Topology::TwoArm => include_str!("../../configs/lab-two-arm.toml"),
+        };
+        let text = template
+            .replace("/etc/pairflip/password", &dir.join("password").display().to_string())
+            .replace("/run/pairflip/control.sock", &self.socket().display().to_string())
+            .replace("/var/lib/pairflip", &dir.join("state").display().to_string())
+            .replace("/sys/fs/bpf/pairflip", &self.bpffs().display().to_string());
+        let path = dir.join("pairflip.toml");
+        fs::write(&path, change(text))?;
+        Ok(path)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("control.sock")
+    }
+
+    pub fn bpffs(&self) -> PathBuf {
+        bpffs(&self.name)
+    }
+
+    /// A daemon in the redirector's namespace, not started yet.
+    pub fn daemon(&self, config: &Path) -> Daemon {
+        Daemon::new(
+            self.ns("redirector"),
+            config,
+            &self.socket(),
+            &self.dir().join("pairflipd.log"),
+        )
+    }
+
+    /// The command that a person would type on a client to talk to a VIP.
+    pub fn client_command(vip: &str) -> String {
+        format!("mariadb -h {vip} -u {APP_USER} -p{APP_PASSWORD} -e 'SELECT @@server_id'")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.databases.clear();
+        if let Err(error) = remove(&self.name) {
+            #[expect(clippy::print_stderr, reason = "a person must know what is left")]
+            {
+                eprintln!(
+                    "removing the lab {:?}: {error:#}; `cargo xtask lab down` tries again",
+                    self.name
+                );
+            }
+        }
+    }
+}
+
+/// Names of the labs that are there, whether their owner lives or not.
+pub fn labs() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(LABS) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The namespace of a host of a lab by name.
+pub fn namespace(lab: &str, host: &str) -> Namespace {
+    Namespace::existing(&format!("pf-{lab}-{host}"))
+}
+
+/// Removes labs whose owner is dead.
+pub fn clean_stale() -> Result<()> {
+    for name in labs() {
+        let lives = owner(&name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
+        if !lives {
+            remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process that lives will remove the lab by itself.
+pub fn is_owned(name: &str) -> bool {
+    owner(name).is_some_and(|pid| pid != NOBODY && kill(Pid::from_raw(pid), None).is_ok())
+}
+
+fn owner(name: &str) -> Option<i32> {
+    fs::read_to_string(lab_dir(name).join("owner")).ok()?.trim().parse().ok()
+}
+
+/// Hands the lab to no process, so that it stays when this one ends.
+pub fn keep(lab: Lab) -> Result<()> {
+    fs::write(lab.dir().join("owner"), NOBODY.to_string())?;
+    std::mem::forget(lab);
+    Ok(())
+}
+
+/// Removes all that a lab made, as far as it is there.
+pub fn remove(name: &str) -> Result<()> {
+    let mut namespaces: Vec<Namespace> =
+        Topology::TwoArm.hosts().iter().map(|host| namespace(name, host.name)).collect();
+    namespaces.push(namespace(name, "switch"));
+    for namespace in &namespaces {
+        end_processes(namespace)?;
+    }
+    for namespace in &namespaces {
+        namespace.delete()?;
+    }
+    let bpffs = bpffs(name);
+    if bpffs.exists() {
+        fs::remove_dir_all(&bpffs).with_context(|| format!("removing {}", bpffs.display()))?;
+    }
+    let dir = lab_dir(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    if labs().is_empty() {
+        mounts::remove_noted(Path::new(MOUNTS))?;
+        // Another lab may be coming up by now.
+        _ = fs::remove_dir(LABS);
+    }
+    Ok(())
+}
+
+/// Ends what runs inside a namespace that we made: servers that a killed lab left.
+fn end_processes(namespace: &Namespace) -> Result<()> {
+    if !Path::new("/run/netns").join(namespace.name()).exists() {
+        return Ok(());
+    }
+    for _ in 0..50 {
+        let pids = sh(&format!("ip netns pids {}", namespace.name()))?;
+        let own = std::process::id().to_string();
+        let pids: Vec<i32> = pids
+            .split_whitespace()
+            .filter(|pid| *pid != own)
+            .filter_map(|pid| pid.parse().ok())
+            .collect();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in pids {
+            // It may have ended by itself meanwhile.
+            _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    bail!("processes in namespace {} do not end", namespace.name());
+}
+
+fn lab_dir(name: &str) -> PathBuf {
+    Path::new(LABS).join(name)
+}
+
+fn bpffs(name: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/bpf/pairflip-lab-{name}"))
+}
+
+/// A command inside a host of a lab, for `cargo xtask lab exec`.
+pub fn exec(lab: &str, host: &str, program: &str) -> Result<Command> {
+    let namespace = namespace(lab, host);
+    if !Path::new("/run/netns").join(namespace.name()).exists() {
+        let hosts: Vec<&str> = Topology::TwoArm.hosts().iter().map(|host| host.name).collect();
+        bail!("the lab has no host {host:?}; hosts are {}", hosts.join(", "));
+    }
+    namespace.command(program)
+}
+
+/// The check account, for configurations written by hand.
+pub const CHECK_ACCOUNT: (&str, &str) = (CHECK_USER, CHECK_PASSWORD);
+/// Both VIPs: writes, reads.
+pub const VIPS: [std::net::SocketAddrV4; 2] = [VIP_WRITE, VIP_READ];

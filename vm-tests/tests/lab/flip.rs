@@ -1,0 +1,215 @@
+//! Flips under load.
+
+use std::sync::{Arc, atomic::AtomicBool, mpsc};
+
+use super::*;
+
+/// One short connection: when it was opened and closed, and what it reached.
+struct Visit {
+    vip: SocketAddrV4,
+    start: Instant,
+    end: Instant,
+    result: Result<u32, String>,
+}
+
+/// One flip: when the command was given and when it returned.
+struct Flip {
+    start: Instant,
+    end: Instant,
+    to: usize,
+}
+
+#[test]
+fn twenty_flips_under_load_fail_no_connection_and_the_vips_never_disagree() {
+    const FLIPS: usize = 20;
+    let (lab, daemon) = start(&Options { both_writable: true, ..options() });
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = ["client1", "client2"]
+        .into_iter()
+        .flat_map(|host| [host; 2])
+        .map(|host| {
+            let stop = Arc::clone(&stop);
+            lab.ns(host).spawn(move || visit_until(&stop)).unwrap()
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let mut flips = Vec::new();
+    for n in 0..FLIPS {
+        let to = (n + 1) % 2;
+        let start = Instant::now();
+        daemon.ctl(&["flip", "--route-only", "--to", ["pair1", "pair2"][to]]).unwrap();
+        flips.push(Flip { start, end: Instant::now(), to });
+        thread::sleep(Duration::from_millis(200));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let visits: Vec<Vec<Visit>> =
+        clients.into_iter().map(|client| client.join().unwrap()).collect();
+
+    let total: usize = visits.iter().map(Vec::len).sum();
+    assert!(total > 40 * FLIPS, "{total} connections are no load");
+    for visit in visits.iter().flatten() {
+        let id =
+            visit.result.as_ref().unwrap_or_else(|error| panic!("a connection failed: {error}"));
+        if let Some(active) = sole_active(&flips, visit.start, visit.end) {
+            assert_eq!(
+                *id,
+                server(active, visit.vip),
+                "opened while pair{} was active",
+                active + 1
+            );
+        }
+    }
+    for client in &visits {
+        for two in client.windows(2) {
+            assert_agreement(&flips, &two[0], &two[1]);
+        }
+    }
+    let status = daemon.status().unwrap();
+    assert_eq!(status["clusters"][0]["active_pair"], "pair1");
+    assert_eq!(status["clusters"][0]["generation"], 1 + FLIPS);
+}
+
+fn visit_until(stop: &AtomicBool) -> Vec<Visit> {
+    let clients = [VIP_WRITE, VIP_READ].map(|vip| (vip, Client::new(vip).unwrap()));
+    let mut visits = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        for (vip, client) in &clients {
+            let start = Instant::now();
+            let result = client.server_id().map_err(|error| format!("{error:#}"));
+            visits.push(Visit { vip: *vip, start, end: Instant::now(), result });
+        }
+    }
+    visits
+}
+
+/// The pair that was active during all of an interval, if no flip touches it.
+fn sole_active(flips: &[Flip], start: Instant, end: Instant) -> Option<usize> {
+    let touched = flips.iter().any(|flip| flip.start <= end && start <= flip.end);
+    (!touched).then(|| flips.iter().rev().find(|flip| flip.end < start).map_or(0, |flip| flip.to))
+}
+
+fn server(pair: usize, vip: SocketAddrV4) -> u32 {
+    match (pair, vip == VIP_WRITE) {
+        (0, true) => PAIR1_PRIMARY,
+        (0, false) => PAIR1_REPLICA,
+        (_, true) => PAIR2_PRIMARY,
+        (_, false) => PAIR2_REPLICA,
+    }
+}
+
+/// With one flip between two connections, the later one never sees the older pair when the earlier saw the newer.
+fn assert_agreement(flips: &[Flip], earlier: &Visit, later: &Visit) {
+    let touching: Vec<&Flip> =
+        flips.iter().filter(|flip| flip.start <= later.end && earlier.start <= flip.end).collect();
+    let (Ok(earlier), Ok(later), [flip]) = (&earlier.result, &later.result, touching.as_slice())
+    else {
+        return;
+    };
+    let pair = |id: u32| usize::from(id >= PAIR2_PRIMARY);
+    assert!(
+        !(pair(*earlier) == flip.to && pair(*later) != flip.to),
+        "after server {earlier} of the new pair, server {later} of the old one"
+    );
+}
+
+#[test]
+fn cut_ends_connections_on_both_sides_at_once_and_finish_leaves_them_alone() {
+    let (lab, daemon) = start(&Options { both_writable: true, ..options() });
+    let sleeper = |to: SocketAddrV4| {
+        let (ready, wait) = mpsc::channel();
+        let thread = lab
+            .ns("client1")
+            .spawn(move || {
+                let client = Client::new(to).unwrap();
+                let mut session = client.connect().unwrap();
+                ready.send(session.server_id().unwrap()).unwrap();
+                let result =
+                    session.value::<u32>("SELECT SLEEP(8)").map_err(|error| format!("{error:#}"));
+                (result, Instant::now())
+            })
+            .unwrap();
+        (thread, wait.recv().unwrap())
+    };
+    let sleeping = |number: usize| {
+        lab.db(number).sql("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'").unwrap()
+    };
+
+    let (finished, server) = sleeper(VIP_WRITE);
+    assert_eq!(server, PAIR1_PRIMARY);
+    wait_for("the server works on it", SLACK, || sleeping(1) == "1");
+    daemon.ctl(&["flip", "--route-only", "--to", "pair2", "--drain", "finish"]).unwrap();
+    assert_eq!(server_id(&lab, "client1", VIP_WRITE).unwrap(), PAIR2_PRIMARY);
+    assert_eq!(finished.join().unwrap().0.unwrap(), 0, "SLEEP ran to its end");
+
+    let (cut, server) = sleeper(VIP_WRITE);
+    assert_eq!(server, PAIR2_PRIMARY);
+    wait_for("the server works on it", SLACK, || sleeping(3) == "1");
+    let flipped = Instant::now();
+    daemon.ctl(&["flip", "--route-only", "--to", "pair1", "--drain", "cut"]).unwrap();
+    let (result, at) = cut.join().unwrap();
+    assert!(result.is_err(), "the client was told");
+    assert!(at - flipped < SLACK, "the client was told after {:?}", at - flipped);
+    // A server notices a lost client of SLEEP when it polls the socket, or at the end of the statement; an RST it did not
+    // accept would leave the connection established.
+    let connections = || {
+        lab.ns("db3")
+            .command("ss")
+            .and_then(|mut command| {
+                pairflip_vm_tests::command::run(command.args([
+                    "-Htn",
+                    "state",
+                    "established",
+                    "sport",
+                    "=",
+                    ":3306",
+                    "dst",
+                    "10.77.0.2",
+                    "dport",
+                    ">=",
+                    ":32768",
+                ]))
+            })
+            .unwrap()
+    };
+    wait_for("the server's socket is closed", Duration::from_secs(2), || connections().is_empty());
+    assert_eq!(daemon.status().unwrap()["daemon"]["flows"], 0);
+}
+
+#[test]
+fn a_flip_to_a_read_only_primary_refuses_writes_until_it_is_writable() {
+    let (lab, daemon) = start(&options());
+    let said = daemon.ctl(&["flip", "--route-only"]).unwrap();
+    assert!(said.contains("pair1 -> pair2"), "{said}");
+    assert!(said.contains("the new primary is read-only"), "{said}");
+    assert_eq!(server_id(&lab, "client1", VIP_READ).unwrap(), PAIR2_REPLICA);
+    assert!(server_id(&lab, "client1", VIP_WRITE).is_err());
+    let status = daemon.status().unwrap();
+    assert_eq!(status["clusters"][0]["routes"][0]["reason"], "primary is read-only");
+    lab.db(1).set_read_only(true).unwrap();
+    lab.db(3).set_read_only(false).unwrap();
+    wait_for("writes open", SLACK, || {
+        server_id(&lab, "client1", VIP_WRITE).is_ok_and(|id| id == PAIR2_PRIMARY)
+    });
+}
+
+#[test]
+fn a_safe_flip_says_that_it_is_not_there_yet_and_changes_nothing() {
+    let (_lab, daemon) = start(&options());
+    let output = daemon.pairflip(&["flipactive"]).unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("not in this version") && said.contains("--route-only"), "{said}");
+    assert_eq!(daemon.status().unwrap()["clusters"][0]["active_pair"], "pair1");
+    for (arguments, expected) in [
+        (&["flip", "--route-only", "--to", "pair9"][..], "has no pair \"pair9\""),
+        (&["flip", "--route-only", "--cluster", "other"], "no cluster \"other\""),
+        (&["flip", "--route-only", "--force", "everything"], "is not a precondition"),
+    ] {
+        let output = daemon.pairflip(arguments).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    let again = daemon.ctl(&["flip", "--route-only", "--to", "pair1"]).unwrap();
+    assert!(again.contains("active already"), "{again}");
+}

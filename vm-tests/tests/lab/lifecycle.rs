@@ -1,0 +1,152 @@
+//! The daemon comes and goes; connections stay.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash as _, Hasher as _},
+    path::Path,
+    sync::mpsc,
+};
+
+use super::*;
+
+/// About 60 MB, slowly enough to flip, kill and restart meanwhile.
+const TRANSFER: &str = "SELECT CONCAT(seq, REPEAT(MD5(seq), 6)) FROM app.seq_1_to_300000";
+
+#[test]
+fn a_long_transfer_survives_flips_a_killed_daemon_and_a_new_program_byte_for_byte() {
+    let (lab, mut daemon) = start(&Options { both_writable: true, ..options() });
+    let direct = SocketAddrV4::new(lab.db(1).address, 3306);
+    let expected = lab.ns("client2").run(move || transfer(direct, Duration::ZERO, None)).unwrap();
+    let (started, wait) = mpsc::channel();
+    let through = lab
+        .ns("client1")
+        .spawn(move || transfer(VIP_WRITE, Duration::from_micros(30), Some(started)))
+        .unwrap();
+    wait.recv().unwrap();
+
+    daemon.ctl(&["flip", "--route-only", "--to", "pair2"]).unwrap();
+    daemon.kill().unwrap();
+    assert_eq!(
+        server_id(&lab, "client2", VIP_WRITE).unwrap(),
+        PAIR2_PRIMARY,
+        "forwarding goes on without the daemon"
+    );
+    daemon.start().unwrap();
+    let status = daemon.status().unwrap();
+    assert_eq!(status["daemon"]["adopted"], true);
+    assert_eq!(status["clusters"][0]["active_pair"], "pair2");
+    daemon.ctl(&["flip", "--route-only", "--to", "pair1"]).unwrap();
+    for _ in 0..3 {
+        // Every start replaces the program atomically.
+        daemon.stop().unwrap();
+        daemon.start().unwrap();
+        assert!(daemon.log().unwrap().contains("replaced the program of an earlier daemon"));
+        daemon.ctl(&["flip", "--route-only"]).unwrap();
+    }
+    assert!(!through.is_finished(), "the transfer was over too early to prove anything");
+    let flows = daemon.ctl(&["flows"]).unwrap();
+    assert!(flows.contains("10.77.0.21:3306"), "{flows}");
+    assert_eq!(through.join().unwrap(), expected);
+}
+
+/// Rows and a hash of all their bytes.
+fn transfer(
+    to: SocketAddrV4,
+    pause: Duration,
+    mut started: Option<mpsc::Sender<()>>,
+) -> (u64, u64) {
+    let client = Client::new(to).unwrap();
+    let mut session = client.connect().unwrap();
+    let mut hasher = DefaultHasher::new();
+    let mut rows = 0;
+    session
+        .for_each(TRANSFER, |row| {
+            row.hash(&mut hasher);
+            rows += 1;
+            if rows == 1000
+                && let Some(started) = started.take()
+            {
+                started.send(()).unwrap();
+            }
+            if !pause.is_zero() && rows % 100 == 0 {
+                thread::sleep(pause * 100);
+            }
+        })
+        .unwrap();
+    (rows, hasher.finish())
+}
+
+#[test]
+fn a_restarted_daemon_keeps_the_active_pair_also_when_the_kernel_forgot() {
+    let (lab, mut daemon) = start(&Options { both_writable: true, ..options() });
+    daemon.ctl(&["flip", "--route-only", "--to", "pair2"]).unwrap();
+    let config = lab.dir().join("pairflip.toml").display().to_string();
+    daemon.ctl(&["unload", "--config", &config]).unwrap();
+    daemon.stop().unwrap();
+    daemon.start().unwrap();
+    assert_eq!(daemon.status().unwrap()["clusters"][0]["active_pair"], "pair2");
+    assert_eq!(server_id(&lab, "client1", VIP_WRITE).unwrap(), PAIR2_PRIMARY);
+}
+
+#[test]
+fn unload_leaves_nothing_behind_with_and_without_a_daemon() {
+    let (lab, mut daemon) = start(&options());
+    let config = lab.dir().join("pairflip.toml").display().to_string();
+    for daemon_runs in [true, false] {
+        if !daemon_runs {
+            daemon.start().unwrap();
+            daemon.kill().unwrap();
+        }
+        assert!(addresses(&lab).contains("10.77.0.100/32"));
+        assert!(lab.bpffs().exists());
+        let said = daemon.ctl(&["unload", "--config", &config]).unwrap();
+        assert!(
+            said.contains("took 10.77.0.100 off eth0") && said.contains("detached the program"),
+            "{said}"
+        );
+        daemon.stop().unwrap();
+        assert!(!addresses(&lab).contains("10.77.0.100"));
+        assert!(!lab.ns("redirector").ip("link show eth0").unwrap().contains("xdp"));
+        assert!(!lab.bpffs().exists());
+        assert_eq!(sysctl(&lab, "ip_local_reserved_ports"), "");
+        assert_eq!(sysctl(&lab, "ip_local_port_range"), "32768\t60999");
+    }
+    assert!(daemon.ctl(&["unload", "--config", &config]).unwrap().contains("nothing was loaded"));
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let (lab, daemon) = start(&options());
+    let mut second = lab.daemon(&lab.dir().join("pairflip.toml"));
+    let error = format!("{:#}", second.start().unwrap_err());
+    assert!(error.contains("another pairflipd uses"), "{error}");
+    assert_eq!(daemon.status().unwrap()["clusters"][0]["active_pair"], "pair1");
+    assert_eq!(server_id(&lab, "client1", VIP_WRITE).unwrap(), PAIR1_PRIMARY);
+}
+
+#[test]
+fn a_lab_that_was_killed_is_cleaned_by_the_next() {
+    let stale = options();
+    let lab = Lab::up(&stale, |_| {}).unwrap();
+    let dir = lab.dir();
+    // As if its owner had been killed: no process has this id, which is beyond the kernel's largest.
+    std::fs::write(dir.join("owner"), "4194305").unwrap();
+    let pid = lab.db(1).pid();
+    std::mem::forget(lab);
+    pairflip_vm_tests::lab::clean_stale().unwrap();
+    assert!(!dir.exists());
+    assert!(!Path::new(&format!("/run/netns/pf-{}-db1", stale.name)).exists());
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+}
+
+fn addresses(lab: &Lab) -> String {
+    lab.ns("redirector").ip("-brief address show eth0").unwrap()
+}
+
+fn sysctl(lab: &Lab, name: &str) -> String {
+    let path = format!("/proc/sys/net/ipv4/{name}");
+    lab.ns("redirector")
+        .run(move || std::fs::read_to_string(path).unwrap().trim().to_owned())
+        .unwrap()
+}
