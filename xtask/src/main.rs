@@ -1,0 +1,99 @@
+//! `cargo xtask`: everything that building, trying and testing pairflip needs.
+
+mod build;
+mod ci;
+mod lab;
+mod run;
+mod setup;
+mod test;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and tests pairflip. Each command installs what it needs and says what it installs.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what building and testing need: a compiler for BPF, bpf-linker, MariaDB and network tools.
+    Setup,
+    /// Builds target/release/pairflipd and target/release/pairflip.
+    Build,
+    /// Brings up the demo lab with pairflipd in it and waits for Ctrl-C; with --config, runs pairflipd on this host.
+    Run {
+        /// Run on this host with this configuration instead of in the demo lab.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// The lab by itself: two clients, the redirector's host and four MariaDB servers in network namespaces.
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Runs all tests: unit, property and simulation tests, packets through the kernel, real servers in namespaces.
+    Test,
+    /// What CI runs: formatting, clippy, docs, then `test`.
+    Ci,
+    /// Measures; each benchmark prints its figures beside their floor and target.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Nanoseconds per packet from the kernel's test-run.
+    Packet {
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::setup(setup::For::Everything),
+        Command::Build => build::build(),
+        Command::Run { config: Some(config) } => run::on_host(&config),
+        Command::Run { config: None } => run::demo(),
+        Command::Lab(command) => lab::lab(command),
+        Command::Test => test::test(),
+        Command::Ci => ci::ci(),
+        Command::Bench(Bench::Packet { json }) => bench_packet(json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench_packet(json: bool) -> Result<()> {
+    setup::setup(setup::For::Building)?;
+    let mut command = build::cargo();
+    command.args(["bench", "--quiet", "--package", "pairflip", "--bench", "packet", "--"]);
+    if json {
+        command.arg("--json");
+    }
+    build::check(&mut command)
+}
+
+/// The workspace's directory.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// A line for the person at the terminal; standard output is for results.
+#[expect(clippy::print_stderr, reason = "xtask talks to a person")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}

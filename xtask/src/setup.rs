@@ -1,0 +1,150 @@
+//! Installing what is missing, and saying so.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use pairflip_ebpf_builder::{LINKER_VERSION, Missing, find, tools_dir};
+
+use crate::{build::check, say};
+
+/// What the tools are for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum For {
+    Building,
+    Everything,
+}
+
+/// A program of the lab and the Debian package that has it.
+const LAB_PROGRAMS: [(&str, &str); 5] = [
+    ("mariadbd", "mariadb-server-core"),
+    ("mariadb", "mariadb-client-core"),
+    ("mariadb-install-db", "mariadb-server-core"),
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+];
+
+const BPF_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+
+pub(crate) fn setup(purpose: For) -> Result<()> {
+    if let Err(missing) = find() {
+        for tool in missing {
+            match tool {
+                Missing::Compiler => install_compiler()?,
+                Missing::Linker => install_linker()?,
+            }
+        }
+        if let Err(missing) = find() {
+            bail!("after the installation: {}", pairflip_ebpf_builder::explain(&missing));
+        }
+    }
+    if purpose == For::Everything {
+        let mut packages: Vec<&str> = LAB_PROGRAMS
+            .iter()
+            .filter(|(program, _)| !on_path(program))
+            .map(|(_, package)| *package)
+            .collect();
+        packages.sort_unstable();
+        packages.dedup();
+        if !packages.is_empty() {
+            apt_install(&packages)?;
+        }
+    }
+    Ok(())
+}
+
+/// Debian's packages where they exist, else rustup's nightly.
+fn install_compiler() -> Result<()> {
+    if on_path("apt-get") && is_root() {
+        apt_update()?;
+        if BPF_PACKAGES.iter().all(|package| has_candidate(package)) {
+            return apt_install(&BPF_PACKAGES);
+        }
+        say(
+            "this release has no rustc-web with a standard library for BPF; using rustup's nightly",
+        );
+    }
+    if !on_path("rustup") {
+        bail!("{}", pairflip_ebpf_builder::explain(&[Missing::Compiler]));
+    }
+    say("installing rustup's nightly toolchain with rust-src");
+    check(Command::new("rustup").args([
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ]))
+    .context(pairflip_ebpf_builder::explain(&[Missing::Compiler]))
+}
+
+fn install_linker() -> Result<()> {
+    let dir = tools_dir();
+    say(&format!("installing bpf-linker {LINKER_VERSION} into {} (a minute)", dir.display()));
+    check(
+        Command::new("cargo")
+            .args(["install", "--quiet", "--locked", "--root"])
+            .arg(&dir)
+            .arg(format!("bpf-linker@{LINKER_VERSION}")),
+    )
+    .context("installing bpf-linker")
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    if !on_path("apt-get") {
+        bail!(
+            "these are missing and there is no apt-get: install what Debian calls {}",
+            packages.join(", ")
+        );
+    }
+    if !is_root() {
+        bail!("packages are missing and this is not root; run: sudo {by_hand}");
+    }
+    apt_update()?;
+    say(&format!("installing {}", packages.join(", ")));
+    check(
+        Command::new("apt-get")
+            .args(["install", "--yes", "-qq", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null()),
+    )
+    .with_context(|| format!("run it by hand to see more: {by_hand}"))
+}
+
+/// A list that cannot be brought up to date may still do.
+fn apt_update() -> Result<()> {
+    say("bringing apt's package lists up to date");
+    let status = Command::new("apt-get")
+        .args(["update", "-qq"])
+        .stdout(Stdio::null())
+        .status()
+        .context("starting apt-get")?;
+    if !status.success() {
+        say("apt-get update failed; going on with the lists that are there");
+    }
+    Ok(())
+}
+
+fn has_candidate(package: &str) -> bool {
+    Command::new("apt-cache").args(["policy", package]).output().is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.contains("Candidate: ") && !text.contains("Candidate: (none)")
+    })
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).to_owned()))
+        .any(|dir| dir.join(program).is_file())
+}
