@@ -187,12 +187,13 @@ impl Bench {
         self.dataplane.counters().unwrap().into_iter().find(|(known, _)| *known == name).unwrap().1
     }
 
-    pub(crate) fn set_abi_version(&self, abi_version: u32) {
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
         let map = aya::maps::MapData::from_pin(self.bpffs.join("SETTINGS")).unwrap();
-        let mut settings =
+        let mut map =
             aya::maps::Array::<_, Settings>::try_from(aya::maps::Map::Array(map)).unwrap();
-        let before = settings.get(&0, 0).unwrap();
-        settings.set(0, Settings { abi_version, ..before }, 0).unwrap();
+        let mut settings = map.get(&0, 0).unwrap();
+        change(&mut settings);
+        map.set(0, settings, 0).unwrap();
     }
 }
 

@@ -20,7 +20,7 @@ fn a_long_transfer_survives_flips_a_killed_daemon_and_a_new_program_byte_for_byt
     let (started, wait) = mpsc::channel();
     let through = lab
         .ns("client1")
-        .spawn(move || transfer(VIP_WRITE, Duration::from_micros(30), Some(started)))
+        .spawn(move || transfer(VIP_WRITE, Duration::from_micros(50), Some(started)))
         .unwrap();
     wait.recv().unwrap();
 
