@@ -11,10 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 
 use crate::{command::run, netns::Namespace};
 
@@ -145,11 +141,6 @@ impl Database {
             child.wait().context("waiting for mariadbd")?;
         }
         Ok(())
-    }
-
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.pid() as i32), signal)
-            .with_context(|| format!("sending {signal} to mariadbd"))
     }
 
     pub(crate) fn create_accounts(&self) -> Result<()> {

@@ -17,7 +17,7 @@ use nix::{
 use crate::{
     command::sh,
     daemon::Daemon,
-    database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, CHECK_USER, Database},
+    database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, Database},
     mounts,
     netns::Namespace,
     topology::{Topology, VIP_READ, VIP_WRITE, database_name},
@@ -316,7 +316,5 @@ pub fn exec(lab: &str, host: &str, program: &str) -> Result<Command> {
     namespace.command(program)
 }
 
-/// The check account, for configurations written by hand.
-pub const CHECK_ACCOUNT: (&str, &str) = (CHECK_USER, CHECK_PASSWORD);
 /// Both VIPs: writes, reads.
 pub const VIPS: [std::net::SocketAddrV4; 2] = [VIP_WRITE, VIP_READ];
