@@ -18,7 +18,7 @@ use aya::{
 use nix::mount::MsFlags;
 use pairflip_common::{ABI_VERSION, names, route::Settings};
 
-use super::{DataPlane, object};
+use super::{DataPlane, object, route_tables};
 
 /// What the data plane needs to know to load.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub enum Error {
     Attach { interface: String, mode: &'static str, reason: String },
     #[error("pinning {path}: {reason}")]
     Pin { path: PathBuf, reason: String },
+    #[error("making map {map}: {source}; it needs Linux 5.10 or newer, and root")]
+    Create { map: &'static str, source: io::Error },
     #[error("map {map}: {source}")]
     Map { map: &'static str, source: aya::maps::MapError },
     #[error("reading map {map}: {source}")]
@@ -103,6 +105,7 @@ impl DataPlane {
     pub fn load(options: &LoadOptions) -> Result<Self, Error> {
         prepare_bpffs(&options.bpffs)?;
         let adopted = check_layout(&options.bpffs)?;
+        route_tables::prepare(&options.bpffs)?;
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries(names::FLOWS, options.flows_max.saturating_mul(2))

@@ -6,6 +6,7 @@ mod batch;
 mod choice;
 mod flows;
 mod load;
+mod route_tables;
 mod slots;
 mod tables;
 

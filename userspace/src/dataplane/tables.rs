@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, MapData, MapError, PerCpuValues},
+    maps::{MapError, PerCpuValues},
     programs::{TestRun, TestRunOptions},
     util::nr_cpus,
 };
@@ -25,7 +25,7 @@ use pairflip_common::{
     },
 };
 
-use super::{DataPlane, Error, choice, slots::assign};
+use super::{DataPlane, Error, choice, route_tables, slots::assign};
 
 /// RSTs that one CPU sends per second: enough to answer the strays of a large cut at once, and with 60 bytes each a
 /// reflection of no more than 5 Mbit/s.
@@ -297,7 +297,7 @@ impl DataPlane {
         routes: &BTreeMap<u16, RouteChange>,
     ) -> Result<(), Error> {
         let map_error = map_error(names::CLUSTERS);
-        let mut table = Array::<MapData, Route>::create(ROUTES_MAX, 0).map_err(&map_error)?;
+        let mut table = route_tables::new_table().map_err(&map_error)?;
         for (slot, change) in routes {
             let (action, choice) = match change {
                 RouteChange::Forward(backends) => (RouteAction::Forward, choice(backends)),
