@@ -1,21 +1,21 @@
-//! The lab: clients, the redirector and four real database servers in network namespaces.
-//!
-//! `cargo xtask lab` and `cargo xtask run` show it to people, the tests of this package use it. Everything that a lab makes is
-//! named for it and recorded in its directory, so that one that was killed is cleaned up by the next command.
+//! What tests and shows pairflip on real kernels: the lab in network namespaces, and virtual machines.
 
-pub mod client;
 pub mod command;
-pub mod daemon;
-pub mod database;
+pub mod guest;
 pub mod lab;
-mod mounts;
-pub mod netns;
-pub mod topology;
-mod xdp_pass;
+pub mod scenario;
+pub mod vm;
 
-pub use client::Client;
-pub use daemon::Daemon;
-pub use database::Database;
-pub use lab::{Lab, Options};
-pub use netns::Namespace;
-pub use topology::Topology;
+pub use lab::{
+    Lab, Options, client::Client, daemon::Daemon, database::Database, netns::Namespace,
+    topology::Topology,
+};
+
+/// Where what is expensive to make or fetch is kept: `$XDG_CACHE_HOME/pairflip`, or else `~/.cache/pairflip`.
+pub fn cache_dir() -> std::path::PathBuf {
+    let dir = |variable| std::env::var_os(variable).filter(|dir| !dir.is_empty());
+    let cache = dir("XDG_CACHE_HOME").map(std::path::PathBuf::from).unwrap_or_else(|| {
+        std::path::PathBuf::from(dir("HOME").unwrap_or_else(|| "/root".into())).join(".cache")
+    });
+    cache.join("pairflip")
+}

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
-use pairflip_vm_tests::{Lab, Options, command, daemon::binary, lab};
+use pairflip_vm_tests::{
+    Lab, Options, command,
+    lab::{self, daemon::binary},
+};
 
 use crate::{build, root, say, setup};
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable as _};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::database::{APP_PASSWORD, APP_USER};
+use super::database::{APP_PASSWORD, APP_USER};
 
 /// Longest wait for a connection: long enough for two retransmissions of a SYN (1 s and 2 s later).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

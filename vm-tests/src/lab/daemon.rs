@@ -15,7 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{command, netns::Namespace};
+use super::netns::Namespace;
+use crate::command;
 
 /// Longest wait for readiness: loading the program, one round of checks, with room for a busy machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,7 +32,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn new(namespace: Namespace, config: &Path, socket: &Path, log: &Path) -> Self {
+    /// A daemon that is not started yet.
+    pub fn new(namespace: Namespace, config: &Path, socket: &Path, log: &Path) -> Self {
         Self {
             namespace,
             config: config.to_owned(),

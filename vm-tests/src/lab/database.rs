@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command::run, netns::Namespace};
+use super::netns::Namespace;
+use crate::command::run;
 
 /// Longest wait for a server to answer after its start; recovery after a kill takes about a second.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +24,9 @@ pub const CHECK_PASSWORD: &str = "check-secret";
 /// The account of the lab's applications.
 pub const APP_USER: &str = "app";
 pub const APP_PASSWORD: &str = "app";
+
+/// Where the template is in a virtual machine, whose home is `/root`.
+pub(crate) const GUEST_CACHE: &str = "/root/.cache/pairflip";
 
 /// One `mariadbd` in a namespace.
 #[derive(Debug)]
@@ -200,14 +204,12 @@ impl Drop for Database {
 }
 
 /// A data directory as `mariadb-install-db` makes it, made once per server version.
-fn template() -> Result<PathBuf> {
+pub(crate) fn template() -> Result<PathBuf> {
     let version = run(Command::new("mariadbd").args(["--no-defaults", "--version"])).context(
         "asking mariadbd for its version; install mariadb-server-core, or run `cargo xtask setup`",
     )?;
     let version = version.split_whitespace().nth(2).unwrap_or("unknown").to_owned();
-    let cache = std::env::var_os("HOME")
-        .map_or_else(|| PathBuf::from("/root"), PathBuf::from)
-        .join(".cache/pairflip");
+    let cache = crate::cache_dir();
     let template = cache.join(format!("mariadb-{version}"));
     if template.is_dir() {
         return Ok(template);

@@ -1,4 +1,16 @@
-//! Bringing a lab up and down.
+//! The lab: clients, the redirector and four real database servers in network namespaces.
+//!
+//! `cargo xtask lab` and `cargo xtask run` show it to people, tests and scenarios use it. Everything that a lab makes is named for
+//! it and recorded in its directory, so that one that was killed is cleaned up by the next command.
+
+pub mod client;
+pub mod daemon;
+pub mod database;
+mod mounts;
+pub mod netns;
+pub mod servers;
+pub mod topology;
+mod xdp_pass;
 
 use std::{
     fs,
@@ -14,14 +26,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
-    command::sh,
+use self::{
     daemon::Daemon,
     database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, Database},
-    mounts,
     netns::Namespace,
-    topology::{Topology, VIP_READ, VIP_WRITE, database_name},
+    servers::Servers,
+    topology::{Topology, VIP_READ, VIP_WRITE},
 };
+use crate::command::sh;
 
 /// Where labs keep their files, one directory each.
 const LABS: &str = "/run/pairflip-lab";
@@ -51,7 +63,7 @@ impl Options {
 pub struct Lab {
     name: String,
     topology: Topology,
-    databases: Vec<Database>,
+    servers: Servers,
 }
 
 impl Lab {
@@ -67,14 +79,17 @@ impl Lab {
         fs::write(dir.join("owner"), std::process::id().to_string())?;
         mounts::note_missing(Path::new(MOUNTS))?;
         // From here on dropping the lab removes what was made.
-        let mut lab =
-            Self { name: options.name.clone(), topology: options.topology, databases: Vec::new() };
+        let mut lab = Self {
+            name: options.name.clone(),
+            topology: options.topology,
+            servers: Servers::default(),
+        };
         progress("network namespaces: 2 clients, the redirector, 4 databases");
         lab.make_network()?;
         progress("starting 4 MariaDB servers");
-        lab.start_databases()?;
+        lab.servers.start(options.topology, |host| namespace(&options.name, host), &dir)?;
         progress("replication: primary to replica in each pair, primary to primary");
-        lab.start_replication(options.both_writable)?;
+        lab.servers.replicate(options.both_writable)?;
         Ok(lab)
     }
 
@@ -84,38 +99,6 @@ impl Lab {
             Namespace::create(self.ns(host.name).name())?;
         }
         self.topology.connect(&switch, |host| self.ns(host))
-    }
-
-    fn start_databases(&mut self) -> Result<()> {
-        for number in 1..=4 {
-            let name = database_name(number);
-            let database = Database::create(
-                self.ns(name),
-                self.topology.database(number),
-                number,
-                &self.dir().join(name),
-            )?;
-            self.databases.push(database);
-        }
-        for database in &mut self.databases {
-            database.wait_ready()?;
-            database.create_accounts()?;
-        }
-        Ok(())
-    }
-
-    fn start_replication(&self, both_writable: bool) -> Result<()> {
-        for (replica, source) in [(2, 1), (4, 3), (1, 3), (3, 1)] {
-            self.db(replica).replicate_from(self.db(source).address)?;
-        }
-        for number in 1..=4 {
-            self.db(number).wait_replicating()?;
-        }
-        self.db(1).set_read_only(false)?;
-        if both_writable {
-            self.db(3).set_read_only(false)?;
-        }
-        Ok(())
     }
 
     pub fn name(&self) -> &str {
@@ -137,11 +120,11 @@ impl Lab {
 
     /// Database server 1 to 4.
     pub fn db(&self, number: usize) -> &Database {
-        &self.databases[number - 1]
+        self.servers.get(number)
     }
 
     pub fn db_mut(&mut self, number: usize) -> &mut Database {
-        &mut self.databases[number - 1]
+        self.servers.get_mut(number)
     }
 
     /// Writes a configuration for this lab: the one of `configs/` with the lab's paths in it.
@@ -150,8 +133,8 @@ impl Lab {
         fs::write(dir.join("password"), CHECK_PASSWORD)?;
         sh(&format!("chmod 600 {}", dir.join("password").display()))?;
         let template = match self.topology {
-            Topology::OneArm => include_str!("../../configs/lab.toml"),
-            Topology::TwoArm => include_str!("../../configs/lab-two-arm.toml"),
+            Topology::OneArm => include_str!("../../../configs/lab.toml"),
+            Topology::TwoArm => include_str!("../../../configs/lab-two-arm.toml"),
         };
         let text = template
             .replace("/etc/pairflip/password", &dir.join("password").display().to_string())
@@ -189,7 +172,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.databases.clear();
+        self.servers.stop();
         if let Err(error) = remove(&self.name) {
             #[expect(clippy::print_stderr, reason = "a person must know what is left")]
             {

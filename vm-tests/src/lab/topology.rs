@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
 
-use crate::{command::run, netns::Namespace, xdp_pass};
+use super::{netns::Namespace, xdp_pass};
+use crate::command::run;
 
 /// How the redirector is connected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,39 +69,53 @@ impl Topology {
         namespace: impl Fn(&str) -> Namespace,
     ) -> Result<()> {
         for bridge in ["br77", "br78"] {
-            switch.ip(&format!("link add {bridge} type bridge"))?;
-            switch.ip(&format!("link set {bridge} up"))?;
+            make_bridge(switch, bridge)?;
         }
         for host in self.hosts() {
-            let inside = namespace(host.name);
-            for (interface, address) in &host.interfaces {
-                let port = format!("{}-{interface}", host.name);
-                let bridge = format!("br{}", address.octets()[1]);
-                inside.ip(&format!(
-                    "link add {interface} type veth peer name {port} netns {}",
-                    switch.name()
-                ))?;
-                inside.ip(&format!("addr add {address}/24 dev {interface}"))?;
-                switch.ip(&format!("link set {port} master {bridge} up"))?;
-                if host.name == "redirector" {
-                    xdp_pass::attach(switch, &port)?;
-                } else {
-                    // Partial checksums are invisible to XDP, and it sees no frame beyond the MTU.
-                    ethtool(&inside, interface, "tx off tso off gso off gro off")?;
-                }
-                inside.ip(&format!("link set {interface} up"))?;
-            }
-            if host.name.starts_with("client") {
-                // Short connections from few addresses soon hunt for a port outside TIME_WAIT.
-                inside.run(|| -> Result<()> {
-                    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535")?;
-                    std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
-                    Ok(())
-                })??;
-            }
+            host.connect(switch, &namespace(host.name))?;
         }
         Ok(())
     }
+}
+
+impl Host {
+    /// Connects the host to the bridges of its networks.
+    pub(crate) fn connect(&self, switch: &Namespace, inside: &Namespace) -> Result<()> {
+        for (interface, address) in &self.interfaces {
+            let port = format!("{}-{interface}", self.name);
+            let bridge = format!("br{}", address.octets()[1]);
+            inside.ip(&format!(
+                "link add {interface} type veth peer name {port} netns {}",
+                switch.name()
+            ))?;
+            inside.ip(&format!("addr add {address}/24 dev {interface}"))?;
+            switch.ip(&format!("link set {port} master {bridge} up"))?;
+            if self.name == "redirector" {
+                xdp_pass::attach(switch, &port)?;
+            } else {
+                // Partial checksums are invisible to XDP, and it sees no frame beyond the MTU.
+                ethtool(inside, interface, "tx off tso off gso off gro off")?;
+            }
+            inside.ip(&format!("link set {interface} up"))?;
+        }
+        if self.name.starts_with("client") {
+            inside.run(spare_ports)??;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn make_bridge(switch: &Namespace, bridge: &str) -> Result<()> {
+    switch.ip(&format!("link add {bridge} type bridge"))?;
+    switch.ip(&format!("link set {bridge} up"))?;
+    Ok(())
+}
+
+/// Short connections from few addresses soon hunt for a port outside TIME_WAIT.
+pub(crate) fn spare_ports() -> Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535")?;
+    std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
+    Ok(())
 }
 
 /// Name of database server 1 to 4.

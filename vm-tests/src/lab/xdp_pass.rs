@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{command::run, netns::Namespace};
+use super::netns::Namespace;
+use crate::command::run;
 
 /// `r0 = XDP_PASS; exit`, as `struct bpf_insn`.
 const PROGRAM: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];

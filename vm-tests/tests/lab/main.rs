@@ -18,7 +18,7 @@ use std::{
 use anyhow::Result;
 use pairflip_vm_tests::{
     Client, Daemon, Lab, Options, Topology,
-    topology::{VIP_READ, VIP_WRITE},
+    lab::topology::{VIP_READ, VIP_WRITE},
 };
 
 /// Servers by number, which is also their `@@server_id`.
