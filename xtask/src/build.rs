@@ -27,3 +27,8 @@ pub(crate) fn build() -> Result<()> {
     say("building the release binaries (minutes the first time, a second when nothing changed)");
     check(cargo().args(["build", "--release", "--package", "pairflip"]))
 }
+
+/// Where cargo puts what it builds for this workspace.
+pub(crate) fn target_dir() -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}

@@ -6,6 +6,7 @@ mod lab;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -40,6 +41,8 @@ enum Command {
     Lab(lab::Command),
     /// Runs all tests: unit, property and simulation tests, packets through the kernel, real servers in namespaces.
     Test,
+    /// The product on real kernels in virtual machines: a matrix of kernels and scenarios. Without root where user namespaces work.
+    Vm(vm::Arguments),
     /// What CI runs: formatting, clippy, docs, then `test`.
     Ci,
     /// Measures; each benchmark prints its figures beside their floor and target.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Run { config: None } => run::demo(),
         Command::Lab(command) => lab::lab(command),
         Command::Test => test::test(),
+        Command::Vm(arguments) => vm::vm(&arguments),
         Command::Ci => ci::ci(),
         Command::Bench(Bench::Packet { json }) => bench_packet(json),
     };

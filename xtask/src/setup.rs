@@ -14,7 +14,10 @@ use crate::{build::check, say};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum For {
     Building,
+    /// Building, the lab and virtual machines.
     Everything,
+    /// Building and virtual machines.
+    Machines,
 }
 
 /// A program of the lab and the Debian package that has it.
@@ -24,6 +27,20 @@ const LAB_PROGRAMS: [(&str, &str); 5] = [
     ("mariadb-install-db", "mariadb-server-core"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+];
+
+/// A program that virtual machines need, or that is copied into them.
+const MACHINE_PROGRAMS: [(&str, &str); 10] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("dpkg", "dpkg"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("nft", "nftables"),
+    ("ipvsadm", "ipvsadm"),
+    ("ss", "iproute2"),
 ];
 
 const BPF_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
@@ -40,17 +57,17 @@ pub(crate) fn setup(purpose: For) -> Result<()> {
             bail!("after the installation: {}", pairflip_ebpf_builder::explain(&missing));
         }
     }
-    if purpose == For::Everything {
-        let mut packages: Vec<&str> = LAB_PROGRAMS
-            .iter()
-            .filter(|(program, _)| !on_path(program))
-            .map(|(_, package)| *package)
-            .collect();
-        packages.sort_unstable();
-        packages.dedup();
-        if !packages.is_empty() {
-            apt_install(&packages)?;
-        }
+    let programs: Vec<(&str, &str)> = match purpose {
+        For::Building => Vec::new(),
+        // The lab's too: machines have databases.
+        For::Everything | For::Machines => [&LAB_PROGRAMS[..], &MACHINE_PROGRAMS[..]].concat(),
+    };
+    let missing = programs.iter().filter(|(program, _)| !on_path(program));
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if !packages.is_empty() {
+        apt_install(&packages)?;
     }
     Ok(())
 }

@@ -48,8 +48,7 @@ pub(crate) fn prepare(bpffs: &Path) -> Result<(), Error> {
     if path.exists() {
         return Ok(());
     }
-    let outer = create_outer()
-        .map_err(|source| Error::Create { map: names::CLUSTERS, source })?;
+    let outer = create_outer().map_err(|source| Error::Create { map: names::CLUSTERS, source })?;
     MapData::from_fd(outer)
         .map_err(|source| Error::Map { map: names::CLUSTERS, source })?
         .pin(&path)
@@ -82,7 +81,12 @@ fn create_outer() -> io::Result<OwnedFd> {
 fn create(attr: &CreateAttr) -> io::Result<OwnedFd> {
     // SAFETY: `attr` lives through the call, and the kernel takes what is beyond its size as zero.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, std::ptr::from_ref(attr), size_of::<CreateAttr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_CREATE,
+            std::ptr::from_ref(attr),
+            size_of::<CreateAttr>(),
+        )
     };
     if result < 0 {
         return Err(io::Error::last_os_error());

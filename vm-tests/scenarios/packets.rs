@@ -1,0 +1,29 @@
+//! All packet cases of the host's test-run, on this kernel.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    command,
+    scenario::{Needs, Notes, Scenario, Story, Suite},
+};
+
+pub(crate) static SCENARIO: Scenario = Scenario {
+    about: "every packet case (userspace/tests/packets) through this kernel's test-run",
+    suite: Suite::Quick,
+    needs: Needs { programs: &[], modules: &[], databases: false, packet_tests: true },
+    limit: Duration::from_secs(300),
+    story: Story::OneGuest(story),
+};
+
+fn story(notes: &mut Notes) -> Result<()> {
+    let output = command::output(
+        Command::new("packet-tests").args(["--include-ignored", "--test-threads=1"]),
+    )?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let result = said.lines().find(|line| line.starts_with("test result:"));
+    notes.add(result.context("the tests gave no result")?);
+    Ok(())
+}

@@ -1,0 +1,360 @@
+//! Three machines in a row: a client, the redirector, and the four databases on one machine.
+//!
+//! The redirector has a card towards either side (`eth0` clients, `eth1` databases), two processors, and a disk for its state.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    accel::Accel,
+    channel::{FromGuest, Order, Reply},
+    network::{self, Card, Network},
+    qemu::{Spec, Vm},
+};
+use crate::{
+    command::run,
+    guest,
+    lab::{
+        database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD},
+        topology::{VIP_READ, VIP_WRITE},
+    },
+};
+
+/// Longest wait for a machine to boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// Longest that a line may run.
+const LINE_LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for the databases, which start and replicate on an emulated machine.
+const SERVERS_LIMIT: Duration = Duration::from_secs(240);
+/// Where the daemon's configuration and log are on the redirector.
+const CONFIG: &str = "/etc/pairflip/pairflip.toml";
+const LOG: &str = "/var/log/pairflipd.log";
+const CLIENTS: u8 = 77;
+const DATABASES: u8 = 78;
+
+/// What all machines of a scenario share.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) accel: Accel,
+    pub(crate) network: Network,
+    pub(crate) image: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) memory_mib: u32,
+    pub(crate) dir: PathBuf,
+    /// Distinguishes machines that run side by side.
+    pub(crate) set: usize,
+}
+
+/// A machine and the lines that run on it.
+#[derive(Debug)]
+pub struct Machine {
+    vm: Vm,
+}
+
+/// A line that was started and runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Running(u32);
+
+/// All three. Dropping them turns them off hard.
+#[derive(Debug)]
+pub struct Machines {
+    pub client: Machine,
+    pub redirector: Machine,
+    pub database: Machine,
+    pub network: Network,
+    set: usize,
+    daemon: Option<Running>,
+}
+
+/// How a scenario wants the daemon.
+#[derive(Clone, Copy, Debug)]
+pub enum Attach {
+    Auto,
+    Native,
+    Generic,
+}
+
+impl Machines {
+    /// Boots all machines, brings their cards up and starts the databases.
+    pub(crate) fn boot(plan: &Plan) -> Result<Self> {
+        let card = |interface, network, number, peer| Card { interface, network, number, peer };
+        let cards = [
+            vec![card("eth0", CLIENTS, 11, 2)],
+            vec![card("eth0", CLIENTS, 2, 11), card("eth1", DATABASES, 2, 20)],
+            vec![card("eth0", DATABASES, 20, 2)],
+        ];
+        let disk = plan.dir.join("redirector.disk");
+        make_disk(&disk)?;
+        let mut machines = Vec::new();
+        for (name, cards) in ["client", "redirector", "database"].into_iter().zip(cards) {
+            let mut devices = Vec::new();
+            for card in cards {
+                devices.extend(card.plug(plan.network, plan.set, &plan.dir)?);
+            }
+            if name == "redirector" {
+                devices.push("-drive".to_owned());
+                devices.push(format!("if=virtio,format=raw,file={}", disk.display()));
+            }
+            machines.push(Vm::boot(&Spec {
+                name: name.to_owned(),
+                accel: plan.accel,
+                image: plan.image.clone(),
+                initramfs: plan.initramfs.clone(),
+                role: "orders".to_owned(),
+                cpus: 2,
+                memory_mib: plan.memory_mib,
+                devices,
+                dir: plan.dir.clone(),
+            })?);
+        }
+        let [client, redirector, database] =
+            machines.try_into().ok().context("three machines were started")?;
+        let mut machines = Self {
+            client: Machine { vm: client },
+            redirector: Machine { vm: redirector },
+            database: Machine { vm: database },
+            network: plan.network,
+            set: plan.set,
+            daemon: None,
+        };
+        for machine in [&machines.client, &machines.redirector, &machines.database] {
+            machine.wait_ready()?;
+        }
+        let up = "ip link set eth0 up";
+        machines.client.run(&format!("ip addr add 10.77.0.11/24 dev eth0 && {up}"))?;
+        machines.prepare_redirector()?;
+        Ok(machines)
+    }
+
+    /// Starts the databases; both primaries are writable.
+    pub fn start_databases(&mut self) -> Result<()> {
+        self.database.start("pairflip-guest servers both-writable >/var/log/servers.log 2>&1")?;
+        let deadline = Instant::now() + SERVERS_LIMIT;
+        while self.database.try_run(&format!("test -e {}", guest::servers::READY))?.status != 0 {
+            if Instant::now() > deadline {
+                let log = self.database.run("tail -n 20 /var/log/servers.log /databases/*/log")?;
+                bail!("the databases did not come up:\n{log}");
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
+    fn prepare_redirector(&mut self) -> Result<()> {
+        let redirector = &mut self.redirector;
+        redirector.run(
+            "mkdir -p /var/lib/pairflip && mount -t ext4 /dev/vda /var/lib/pairflip
+             ip addr add 10.77.0.2/24 dev eth0 && ip addr add 10.78.0.2/24 dev eth1
+             ip link set eth0 up && ip link set eth1 up",
+        )?;
+        redirector.write("/etc/pairflip/password", CHECK_PASSWORD)?;
+        redirector.run("chmod 600 /etc/pairflip/password")?;
+        Ok(())
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub fn start_daemon(&mut self, attach: Attach) -> Result<()> {
+        let attach = match attach {
+            Attach::Auto => "auto",
+            Attach::Native => "native",
+            Attach::Generic => "generic",
+        };
+        let config = include_str!("../../../configs/lab-two-arm.toml")
+            .replace("[daemon]", &format!("[daemon]\nattach = \"{attach}\""));
+        self.redirector.write(CONFIG, &config)?;
+        // Not a line that is left behind: the shell becomes the daemon, so that killing it kills the daemon.
+        let line = format!("exec pairflipd --config {CONFIG} >{LOG} 2>&1");
+        self.daemon = Some(self.redirector.start(&line)?);
+        let ready = format!(
+            "for n in $(seq 600); do grep -q ' ready' {LOG} && exit 0; sleep 0.1; done; cat {LOG}; exit 1"
+        );
+        let reply = self.redirector.try_run(&ready)?;
+        ensure!(reply.status == 0, "pairflipd did not become ready; its log:\n{}", reply.stdout);
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("the daemon does not run")?;
+        self.redirector.kill(daemon)?;
+        Ok(())
+    }
+
+    /// What the daemon logged since its last start.
+    pub fn daemon_log(&mut self) -> Result<String> {
+        self.redirector.run(&format!("cat {LOG}"))
+    }
+
+    /// Runs the controller, which must succeed.
+    pub fn pairflip(&mut self, arguments: &str) -> Result<String> {
+        self.redirector.run(&format!("pairflip {arguments}"))
+    }
+
+    pub fn status(&mut self) -> Result<Value> {
+        serde_json::from_str(&self.pairflip("status --json")?).context("reading the status")
+    }
+
+    /// Which server a new connection of the client to the write VIP reaches.
+    pub fn writes_reach(&mut self) -> Result<u32> {
+        self.server_id(&VIP_WRITE.ip().to_string())
+    }
+
+    /// Which server a new connection of the client to the read VIP reaches.
+    pub fn reads_reach(&mut self) -> Result<u32> {
+        self.server_id(&VIP_READ.ip().to_string())
+    }
+
+    /// Which server a new connection of the client to an address reaches.
+    pub fn server_id(&mut self, address: &str) -> Result<u32> {
+        let said = self.client.run(&client_line(address, "SELECT @@server_id"))?;
+        said.trim().parse().with_context(|| format!("a server's number: {said:?}"))
+    }
+
+    /// Runs statements as root on a server, by number.
+    pub fn sql(&mut self, server: u32, statements: &str) -> Result<String> {
+        self.database.run(&format!(
+            "mariadb --no-defaults -uroot -N -S {}/db{server}/mysql.sock -e \"{statements}\"",
+            guest::servers::DIR
+        ))
+    }
+
+    /// Cuts the redirector's power and turns it on again; what was on its disk is there again.
+    pub fn power_cycle_redirector(&mut self) -> Result<()> {
+        self.redirector.vm.kill()?;
+        self.redirector_on()
+    }
+
+    /// Shuts the redirector down in order and turns it on again.
+    pub fn reboot_redirector(&mut self) -> Result<()> {
+        self.redirector.power_off()?;
+        self.redirector_on()
+    }
+
+    fn redirector_on(&mut self) -> Result<()> {
+        self.daemon = None;
+        let spec = self.redirector.vm.spec().clone();
+        self.redirector.vm = Vm::boot(&spec)?;
+        self.redirector.wait_ready()?;
+        self.prepare_redirector()
+    }
+
+    /// Waits until `done`, asking again and again; returns how long it took.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        while !done(self).with_context(|| format!("waiting until {what}"))? {
+            ensure!(start.elapsed() < limit, "{what}: not within {limit:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(start.elapsed())
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        if self.network == Network::Tap {
+            for machine in [&mut self.client, &mut self.redirector, &mut self.database] {
+                // Taps cannot go while a machine holds them.
+                _ = machine.vm.kill();
+            }
+            // They end with this process in any case.
+            _ = network::remove(self.set);
+        }
+    }
+}
+
+impl Machine {
+    fn wait_ready(&self) -> Result<()> {
+        match self.vm.next(Instant::now() + BOOT_LIMIT)? {
+            FromGuest::Ready => Ok(()),
+            other => bail!("machine {}: it said {other:?} first", self.vm.spec().name),
+        }
+    }
+
+    /// Runs a shell line, which must succeed; returns its standard output.
+    pub fn run(&mut self, line: &str) -> Result<String> {
+        let reply = self.try_run(line)?;
+        if reply.status != 0 {
+            bail!(
+                "on machine {}: `{line}` failed with status {}: {} {}",
+                self.vm.spec().name,
+                reply.status,
+                reply.stdout,
+                reply.stderr
+            );
+        }
+        Ok(reply.stdout)
+    }
+
+    /// Runs a shell line and returns all that came of it.
+    pub fn try_run(&mut self, line: &str) -> Result<Reply> {
+        self.vm.order(&Order::Run(line.to_owned()), LINE_LIMIT)
+    }
+
+    /// Starts a shell line and leaves it running.
+    pub fn start(&mut self, line: &str) -> Result<Running> {
+        let reply = self.vm.order(&Order::Start(line.to_owned()), LINE_LIMIT)?;
+        ensure!(reply.status == 0, "starting `{line}`: {}", reply.stderr);
+        Ok(Running(reply.number))
+    }
+
+    /// Waits for a started line.
+    pub fn wait(&mut self, running: Running) -> Result<Reply> {
+        self.vm.order(&Order::Wait(running.0), LINE_LIMIT)
+    }
+
+    /// `kill -9` of a started line; returns what it said until then.
+    pub fn kill(&mut self, running: Running) -> Result<Reply> {
+        self.vm.order(&Order::Kill(running.0), LINE_LIMIT)
+    }
+
+    pub fn write(&mut self, path: &str, text: &str) -> Result<()> {
+        let order = Order::Write { path: path.to_owned(), text: text.to_owned() };
+        let reply = self.vm.order(&order, LINE_LIMIT)?;
+        ensure!(reply.status == 0, "{}", reply.stderr);
+        Ok(())
+    }
+
+    /// Pulls the cable of a card.
+    pub fn unplug(&self, card: &str) -> Result<()> {
+        self.vm.set_link(card, false)
+    }
+
+    pub fn plug(&self, card: &str) -> Result<()> {
+        self.vm.set_link(card, true)
+    }
+
+    fn power_off(&mut self) -> Result<()> {
+        self.vm.tell(&Order::PowerOff)?;
+        self.vm.wait_off(BOOT_LIMIT)
+    }
+}
+
+/// The shell line of a client that runs one statement and says the result alone.
+pub fn client_line(address: &str, statement: &str) -> String {
+    format!(
+        "mariadb --no-defaults --connect-timeout=10 -h {address} -u{APP_USER} -p{APP_PASSWORD} -N -e \"{statement}\""
+    )
+}
+
+/// An empty file system for the redirector's state.
+fn make_disk(path: &PathBuf) -> Result<()> {
+    let file = fs::File::create(path).context("making the redirector's disk")?;
+    file.set_len(16 << 20).context("making the redirector's disk")?;
+    drop(file);
+    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path))
+        .context("making a file system; mkfs.ext4 is in the package e2fsprogs")?;
+    Ok(())
+}

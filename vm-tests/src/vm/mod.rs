@@ -1,0 +1,15 @@
+//! Virtual machines on the host's side: kernels, guests, machines, and the matrix of kernels and scenarios.
+
+pub mod accel;
+mod archive;
+pub mod channel;
+mod initramfs;
+pub mod kernel;
+pub mod machines;
+pub mod matrix;
+mod modules;
+pub mod network;
+pub mod pack;
+pub mod qemu;
+pub mod report;
+pub mod run_dir;

@@ -1,0 +1,141 @@
+//! What goes into a guest: the product, tools of the host, databases, modules.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    initramfs::{Initramfs, find_program, strip},
+    kernel::Kernel,
+    modules,
+};
+use crate::{
+    command::run,
+    lab::database,
+    scenario::{Needs, Story, Unsupported},
+};
+
+/// What was built on the host for the guests.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// Directory of `pairflipd` and `pairflip`.
+    pub product: PathBuf,
+    pub guest: PathBuf,
+    /// The test program `packets`.
+    pub packet_tests: PathBuf,
+}
+
+impl Build {
+    /// Copies into `dir` without debug information.
+    pub(crate) fn stripped(&self, dir: &Path) -> Result<Self> {
+        for (from, name) in [
+            (self.product.join("pairflipd"), "pairflipd"),
+            (self.product.join("pairflip"), "pairflip"),
+            (self.guest.clone(), "guest"),
+            (self.packet_tests.clone(), "packet-tests"),
+        ] {
+            strip(&from, &dir.join(name))?;
+        }
+        Ok(Self {
+            product: dir.to_owned(),
+            guest: dir.join("guest"),
+            packet_tests: dir.join("packet-tests"),
+        })
+    }
+}
+
+/// Modules of the machines' cards and of the redirector's disk.
+const MACHINE_MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
+/// What every guest has.
+const PROGRAMS: [&str; 1] = ["ip"];
+/// Read by the MariaDB server at its start.
+const MARIADB_FILES: [&str; 2] = ["/usr/share/mysql/english", "/usr/share/mysql/charsets"];
+
+/// Writes the initramfs of a scenario for a kernel.
+pub(crate) fn pack(
+    build: &Build,
+    kernel: &Kernel,
+    needs: &Needs,
+    story: Story,
+    to: &Path,
+) -> Result<()> {
+    let mut contents = Initramfs::default();
+    contents.program(&build.guest, Path::new("/init"))?;
+    contents.link("/bin/pairflip-guest", "/init");
+    for name in ["pairflipd", "pairflip"] {
+        contents.program(&build.product.join(name), &Path::new("/bin").join(name))?;
+    }
+    add_busybox(&mut contents)?;
+    for name in PROGRAMS.iter().chain(needs.programs) {
+        let path = find_program(name)?;
+        contents.program(&path, &Path::new("/usr/bin").join(name))?;
+    }
+    if needs.packet_tests {
+        contents.program(&build.packet_tests, Path::new("/bin/packet-tests"))?;
+    }
+    if needs.databases {
+        add_databases(&mut contents)?;
+    }
+    contents
+        .bytes("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n");
+    contents.bytes("/etc/group", "root:x:0:\nnogroup:x:65534:\n");
+    for directory in ["/dev", "/proc", "/run", "/sys", "/tmp", "/root", "/var/lib", "/var/log"] {
+        contents.directory(directory);
+    }
+    let mut wanted = needs.modules.to_vec();
+    if matches!(story, Story::Machines(_)) {
+        wanted.extend(MACHINE_MODULES);
+    }
+    add_modules(&mut contents, kernel, &wanted)?;
+    contents.write(to)
+}
+
+fn add_busybox(contents: &mut Initramfs) -> Result<()> {
+    let busybox = find_program("busybox")?;
+    contents.program(&busybox, Path::new("/busybox/busybox"))?;
+    let applets = run(Command::new(&busybox).arg("--list"))?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        contents.link(&format!("/busybox/{applet}"), "busybox");
+    }
+    contents.link("/bin/sh", "/busybox/busybox");
+    Ok(())
+}
+
+fn add_databases(contents: &mut Initramfs) -> Result<()> {
+    for name in ["mariadbd", "mariadb"] {
+        contents.program(&find_program(name)?, &Path::new("/usr/bin").join(name))?;
+    }
+    for path in MARIADB_FILES {
+        contents.tree(Path::new(path), Path::new(path))?;
+    }
+    let template = database::template()?;
+    let name = template.file_name().context("the template has a name")?;
+    contents.tree(&template, &Path::new(database::GUEST_CACHE).join(name))
+}
+
+fn add_modules(contents: &mut Initramfs, kernel: &Kernel, wanted: &[&str]) -> Result<()> {
+    let files = match modules::files(kernel, wanted) {
+        Ok(files) => files,
+        // A kernel without a module cannot run a scenario that is about it.
+        Err(error) => return Err(Unsupported(format!("{error:#}")).into()),
+    };
+    contents.directory(crate::guest::MODULES);
+    for (number, file) in files.iter().enumerate() {
+        let name = file.file_stem().context("a module has a name")?.to_string_lossy();
+        let path = format!("{}/{number:03}-{name}", crate::guest::MODULES);
+        contents.bytes(&path, modules::read(file)?);
+    }
+    Ok(())
+}
+
+/// Size of a machine's memory for its initramfs, which it holds twice while it unpacks.
+pub(crate) fn memory_mib(initramfs: &Path, needs: &Needs) -> Result<u32> {
+    let size = fs::metadata(initramfs).context("measuring the initramfs")?.len() >> 20;
+    // Each of four servers takes about 150 MiB and its copy of the files.
+    let databases = if needs.databases { 1800 } else { 0 };
+    Ok(384 + 2 * size as u32 + databases)
+}
