@@ -84,3 +84,7 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
 pub const LAB_MODULES: &[&str] = &["veth", "bridge"];
 /// Programs that the lab calls.
 pub const LAB_PROGRAMS: &[&str] = &["ethtool", "ss"];
+
+/// What a story of three machines needs.
+pub const MACHINES_NEEDS: Needs =
+    Needs { programs: &["ethtool"], modules: LAB_MODULES, databases: true, packet_tests: false };

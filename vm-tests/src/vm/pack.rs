@@ -101,8 +101,8 @@ fn add_busybox(contents: &mut Initramfs) -> Result<()> {
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         contents.link(&format!("/busybox/{applet}"), "busybox");
     }
-    contents.link("/bin/sh", "/busybox/busybox");
-    Ok(())
+    // The shell of busybox would take its own `ip` and `tc` before those of the host.
+    contents.program(&find_program("sh")?, Path::new("/bin/sh"))
 }
 
 fn add_databases(contents: &mut Initramfs) -> Result<()> {

@@ -1,0 +1,61 @@
+//! The redirector is rebooted, and then loses its power: what it knew is there again, and its VIPs are announced.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    scenario::{MACHINES_NEEDS, Notes, Scenario, Story, Suite},
+    vm::machines::{Attach, Machines},
+};
+
+pub(crate) static SCENARIO: Scenario = Scenario {
+    about: "the redirector rebooted and then powered off: the active pair restored, VIPs announced again",
+    suite: Suite::All,
+    needs: MACHINES_NEEDS,
+    limit: Duration::from_secs(900),
+    story: Story::Machines(story),
+};
+
+/// A neighbour that is not there.
+const WRONG: &str = "02:00:00:00:00:01";
+
+fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
+    machines.start_databases()?;
+    machines.start_daemon(Attach::Auto)?;
+    ensure!(machines.writes_reach()? == 1, "pair1 is active at first");
+    machines.pairflip("flip --route-only --to pair2")?;
+
+    machines.reboot_redirector()?;
+    come_back(machines, 3)?;
+    notes.add("pair2 was active after a reboot");
+
+    machines.pairflip("flip --route-only --to pair1")?;
+    machines.power_cycle_redirector()?;
+    come_back(machines, 1)?;
+    notes.add("pair1 was active after a power cut right behind the flip");
+    Ok(())
+}
+
+/// Starts the daemon as a host does at boot; the client learns of the VIPs by their announcement alone.
+fn come_back(machines: &mut Machines, server: u32) -> Result<()> {
+    let vips = ["10.77.0.100", "10.77.0.101"];
+    for vip in vips {
+        machines
+            .client
+            .run(&format!("ip neigh replace {vip} lladdr {WRONG} dev eth0 nud stale"))?;
+    }
+    machines.start_daemon(Attach::Auto)?;
+    for vip in vips {
+        machines.wait_for(&format!("{vip} is announced"), Duration::from_secs(20), |machines| {
+            let neighbour = machines.client.run(&format!("ip neigh show {vip}"))?;
+            neighbour.split("lladdr ").nth(1).context("the client forgot the neighbour")?;
+            Ok(!neighbour.contains(WRONG))
+        })?;
+    }
+    let reached = machines.writes_reach()?;
+    ensure!(reached == server, "writes reach server {reached}, not {server}");
+    let reads = machines.reads_reach()?;
+    ensure!(reads == server + 1, "reads reach server {reads}");
+    Ok(())
+}
