@@ -19,7 +19,7 @@ use pairflip_vm_tests::{
         kernel::{self, Freshness, Kernel},
         matrix::Matrix,
         network::{self, Network},
-        pack::Build,
+        pack::{self, Build},
         report,
         run_dir::RunDir,
     },
@@ -82,6 +82,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     setup::setup(setup::For::Machines)?;
     let build = build_all()?;
     let kernels = kernels(arguments)?;
+    pack::fetch(&scenarios)?;
 
     let wanted = arguments.network.map(|network| match network {
         NetworkArgument::Tap => Network::Tap,

@@ -10,6 +10,7 @@ use super::{
     channel::{FromGuest, Verdict},
     initramfs::Initramfs,
     kernel::Kernel,
+    program::Program,
     qemu::{Spec, Vm},
 };
 
@@ -50,8 +51,9 @@ impl Accel {
 fn boots(kernel: &Kernel, guest: &Path, dir: &Path) -> bool {
     let initramfs = dir.join("probe.cpio");
     let mut contents = Initramfs::default();
-    let written =
-        contents.program(guest, Path::new("/init")).and_then(|()| contents.write(&initramfs));
+    let written = contents
+        .program(&Program::built(guest), Path::new("/init"))
+        .and_then(|()| contents.write(&initramfs));
     if written.is_err() {
         return false;
     }

@@ -9,9 +9,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use cpio::newc;
 
+use super::program::Program;
 use crate::command::run;
 
 const DIRECTORY: u32 = 0o040_000;
@@ -76,10 +77,10 @@ impl Initramfs {
     }
 
     /// A program with the libraries that it is linked to.
-    pub(crate) fn program(&mut self, host: &Path, guest: &Path) -> Result<()> {
-        self.file(host, guest)?;
-        for library in libraries(host)? {
-            self.file(&library, &library)?;
+    pub(crate) fn program(&mut self, program: &Program, guest: &Path) -> Result<()> {
+        self.file(&program.path, guest)?;
+        for (host, guest) in program.libraries()? {
+            self.file(&host, &guest)?;
         }
         Ok(())
     }
@@ -121,21 +122,6 @@ impl Initramfs {
     }
 }
 
-/// The shared libraries of a program, and its loader. A static program has none.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = crate::command::output(Command::new("ldd").arg(program))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if let Some(missing) = text.lines().find(|line| line.contains("not found")) {
-        bail!("{} cannot run here: {}", program.display(), missing.trim());
-    }
-    // "libm.so.6 => /lib/.../libm.so.6 (0x...)", or the loader alone "/lib64/ld-linux-x86-64.so.2 (0x...)".
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .map(PathBuf::from)
-        .collect())
-}
-
 /// Writes a copy of a program without its debug information, which a guest's memory need not hold.
 pub(crate) fn strip(program: &Path, to: &Path) -> Result<()> {
     run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(program))
@@ -143,16 +129,4 @@ pub(crate) fn strip(program: &Path, to: &Path) -> Result<()> {
             format!("stripping {}; strip is in the package binutils", program.display())
         })
         .map(|_| ())
-}
-
-/// Where a program of the host is, as its shell would find it.
-pub(crate) fn find_program(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
-        .with_context(|| {
-            format!("{name} is not installed; `cargo xtask setup` installs what scenarios need")
-        })
 }

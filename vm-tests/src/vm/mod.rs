@@ -10,6 +10,7 @@ pub mod matrix;
 mod modules;
 pub mod network;
 pub mod pack;
+mod program;
 pub mod qemu;
 pub mod report;
 pub mod run_dir;

@@ -9,14 +9,15 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    initramfs::{Initramfs, find_program, strip},
+    initramfs::{Initramfs, strip},
     kernel::Kernel,
     modules,
+    program::{self, Program},
 };
 use crate::{
     command::run,
     lab::database,
-    scenario::{Needs, Story, Unsupported},
+    scenario::{Needs, Scenario, Story, Unsupported},
 };
 
 /// What was built on the host for the guests.
@@ -55,6 +56,19 @@ const PROGRAMS: [&str; 1] = ["ip"];
 /// Read by the MariaDB server at its start.
 const MARIADB_FILES: [&str; 2] = ["/usr/share/mysql/english", "/usr/share/mysql/charsets"];
 
+/// Fetches and makes what scenarios need of this host, while it can be reached.
+pub fn fetch(scenarios: &[(&'static str, &'static Scenario)]) -> Result<()> {
+    for (name, scenario) in scenarios {
+        for program in scenario.needs.programs {
+            program::find(program).with_context(|| format!("scenario {name}"))?;
+        }
+        if scenario.needs.databases {
+            database::template()?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the initramfs of a scenario for a kernel.
 pub(crate) fn pack(
     build: &Build,
@@ -64,18 +78,18 @@ pub(crate) fn pack(
     to: &Path,
 ) -> Result<()> {
     let mut contents = Initramfs::default();
-    contents.program(&build.guest, Path::new("/init"))?;
+    contents.program(&Program::built(&build.guest), Path::new("/init"))?;
     contents.link("/bin/pairflip-guest", "/init");
     for name in ["pairflipd", "pairflip"] {
-        contents.program(&build.product.join(name), &Path::new("/bin").join(name))?;
+        contents
+            .program(&Program::built(&build.product.join(name)), &Path::new("/bin").join(name))?;
     }
     add_busybox(&mut contents)?;
     for name in PROGRAMS.iter().chain(needs.programs) {
-        let path = find_program(name)?;
-        contents.program(&path, &Path::new("/usr/bin").join(name))?;
+        contents.program(&program::find(name)?, &Path::new("/usr/bin").join(name))?;
     }
     if needs.packet_tests {
-        contents.program(&build.packet_tests, Path::new("/bin/packet-tests"))?;
+        contents.program(&Program::built(&build.packet_tests), Path::new("/bin/packet-tests"))?;
     }
     if needs.databases {
         add_databases(&mut contents)?;
@@ -95,19 +109,19 @@ pub(crate) fn pack(
 }
 
 fn add_busybox(contents: &mut Initramfs) -> Result<()> {
-    let busybox = find_program("busybox")?;
+    let busybox = program::find("busybox")?;
     contents.program(&busybox, Path::new("/busybox/busybox"))?;
-    let applets = run(Command::new(&busybox).arg("--list"))?;
+    let applets = run(Command::new(&busybox.path).arg("--list"))?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         contents.link(&format!("/busybox/{applet}"), "busybox");
     }
     // The shell of busybox would take its own `ip` and `tc` before those of the host.
-    contents.program(&find_program("sh")?, Path::new("/bin/sh"))
+    contents.program(&program::find("sh")?, Path::new("/bin/sh"))
 }
 
 fn add_databases(contents: &mut Initramfs) -> Result<()> {
     for name in ["mariadbd", "mariadb"] {
-        contents.program(&find_program(name)?, &Path::new("/usr/bin").join(name))?;
+        contents.program(&program::find(name)?, &Path::new("/usr/bin").join(name))?;
     }
     for path in MARIADB_FILES {
         contents.tree(Path::new(path), Path::new(path))?;
