@@ -18,7 +18,7 @@ use aya::{
 use nix::mount::MsFlags;
 use pairflip_common::{ABI_VERSION, names, route::Settings};
 
-use super::{DataPlane, object, route_tables};
+use super::{DataPlane, kernel::Lacking, object, route_tables};
 
 /// What the data plane needs to know to load.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct Attachment {
 /// Why the data plane could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{error}; {lacking}")]
+    OldKernel { lacking: Lacking, error: Box<Self> },
     #[error(
         "mounting a bpffs for {path}: {source}; run as root, or mount one: mount -t bpf bpf /sys/fs/bpf"
     )]
@@ -76,9 +78,7 @@ pub enum Error {
         "the maps pinned at {path} have layout {found}, this pairflipd speaks layout {ABI_VERSION}; run the pairflipd that made them, or `pairflip unload` to start over (established connections are lost)"
     )]
     OtherLayout { path: PathBuf, found: String },
-    #[error(
-        "loading the kernel object: {source}; it needs Linux 5.10 or newer, root, and locked memory for its maps"
-    )]
+    #[error("loading the kernel object: {source}; it needs root, and locked memory for its maps")]
     Load { source: Box<aya::EbpfError> },
     #[error("the kernel refused the program {name}: {source}")]
     Program { name: &'static str, source: Box<ProgramError> },
@@ -90,7 +90,7 @@ pub enum Error {
     Attach { interface: String, mode: &'static str, reason: String },
     #[error("pinning {path}: {reason}")]
     Pin { path: PathBuf, reason: String },
-    #[error("making map {map}: {source}; it needs Linux 5.10 or newer, and root")]
+    #[error("making map {map}: {source}; it needs root")]
     Create { map: &'static str, source: io::Error },
     #[error("map {map}: {source}")]
     Map { map: &'static str, source: aya::maps::MapError },
@@ -100,9 +100,38 @@ pub enum Error {
     Slots(#[from] super::SlotError),
 }
 
+impl Error {
+    /// Whether a newer kernel may be the remedy.
+    fn is_the_kernels(&self) -> bool {
+        match self {
+            Self::Load { .. }
+            | Self::Program { .. }
+            | Self::Create { .. }
+            | Self::Attach { .. } => nix::unistd::geteuid().is_root(),
+            Self::OldKernel { .. }
+            | Self::Bpffs { .. }
+            | Self::OtherLayout { .. }
+            | Self::Missing(_)
+            | Self::Pin { .. }
+            | Self::Map { .. }
+            | Self::Read { .. }
+            | Self::Slots(_) => false,
+        }
+    }
+}
+
 impl DataPlane {
     /// Loads the program, adopts or makes the maps, and attaches to every interface.
     pub fn load(options: &LoadOptions) -> Result<Self, Error> {
+        Self::try_load(options).map_err(|error| match Lacking::of_this_kernel() {
+            Some(lacking) if error.is_the_kernels() => {
+                Error::OldKernel { lacking, error: Box::new(error) }
+            }
+            _ => error,
+        })
+    }
+
+    fn try_load(options: &LoadOptions) -> Result<Self, Error> {
         prepare_bpffs(&options.bpffs)?;
         let adopted = check_layout(&options.bpffs)?;
         route_tables::prepare(&options.bpffs)?;

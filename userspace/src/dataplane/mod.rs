@@ -5,6 +5,7 @@
 mod batch;
 mod choice;
 mod flows;
+mod kernel;
 mod load;
 mod route_tables;
 mod slots;
@@ -12,6 +13,7 @@ mod tables;
 
 pub use choice::choice;
 pub use flows::{EndedFlow, Flow, FlowCounts, SweepLimits};
+pub use kernel::Lacking;
 pub use load::{Attachment, Error, LoadOptions, Mode, unload};
 pub use slots::{SlotError, assign};
 pub use tables::{BackendPath, RouteChange};

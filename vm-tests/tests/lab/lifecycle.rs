@@ -7,6 +7,8 @@ use std::{
     sync::mpsc,
 };
 
+use pairflip_vm_tests::lab::daemon::binary;
+
 use super::*;
 
 /// About 60 MB, slowly enough to flip, kill and restart meanwhile.
@@ -122,6 +124,20 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     assert!(error.contains("another pairflipd uses"), "{error}");
     assert_eq!(daemon.status().unwrap()["clusters"][0]["active_pair"], "pair1");
     assert_eq!(server_id(&lab, "client1", VIP_WRITE).unwrap(), PAIR1_PRIMARY);
+}
+
+#[test]
+fn a_kernel_that_is_too_old_is_told_what_it_lacks() {
+    let lab = Lab::up(&options(), |_| {}).unwrap();
+    let config = lab.write_config(|config| config).unwrap();
+    // The kernel calls itself 2.6 to this process (personality(2), UNAME26), and aya does without what came later.
+    let mut daemon = lab.ns("redirector").command("setarch").unwrap();
+    daemon.args(["--uname-2.6", &binary("pairflipd"), "--config"]).arg(config);
+    let output = pairflip_vm_tests::command::output(&mut daemon).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("this is Linux 2.6") && said.contains("older than 5.10"), "{said}");
+    assert!(said.contains("BPF links for XDP (Linux 5.9)"), "{said}");
 }
 
 #[test]
