@@ -44,7 +44,7 @@ pub(crate) fn lab(command: Command) -> Result<()> {
 }
 
 fn up(name: &str, two_arm: bool) -> Result<()> {
-    setup::setup(setup::For::Everything)?;
+    setup::setup(setup::For::Lab)?;
     let mut options = Options::new(name);
     if two_arm {
         options.topology = pairflip_vm_tests::Topology::TwoArm;

@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what building and testing need: a compiler for BPF, bpf-linker, MariaDB and network tools.
+    /// Installs what building and testing need: a compiler for BPF, bpf-linker, MariaDB, network tools and QEMU.
     Setup,
     /// Builds target/release/pairflipd and target/release/pairflip.
     Build,
@@ -61,6 +61,9 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
+    let path = std::env::var("PATH").unwrap_or_default();
+    // SAFETY: no other thread runs yet. Users who are not root have these not on their path, where Debian keeps depmod and mkfs.
+    unsafe { std::env::set_var("PATH", format!("{path}:/usr/sbin:/sbin")) };
     let result = match Arguments::parse().command {
         Command::Setup => setup::setup(setup::For::Everything),
         Command::Build => build::build(),

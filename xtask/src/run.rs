@@ -29,9 +29,9 @@ pub(crate) fn on_host(config: &Path) -> Result<()> {
 
 /// The lab, the daemon in it, and what to try.
 pub(crate) fn demo() -> Result<()> {
-    setup::setup(setup::For::Everything)?;
+    setup::setup(setup::For::Lab)?;
     build::build()?;
-    // From here on Ctrl-C is waited for, so that it always cleans up. Children get an empty mask from std.
+    // From here on Ctrl-C is waited for, so that it always cleans up.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);

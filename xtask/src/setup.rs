@@ -1,9 +1,6 @@
 //! Installing what is missing, and saying so.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use pairflip_ebpf_builder::{LINKER_VERSION, Missing, find, tools_dir};
@@ -14,10 +11,10 @@ use crate::{build::check, say};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum For {
     Building,
+    /// Building and the lab.
+    Lab,
     /// Building, the lab and virtual machines.
     Everything,
-    /// Building and virtual machines.
-    Machines,
 }
 
 /// A program of the lab and the Debian package that has it.
@@ -29,8 +26,9 @@ const LAB_PROGRAMS: [(&str, &str); 5] = [
     ("ethtool", "ethtool"),
 ];
 
-/// A program that virtual machines need, or that is copied into them.
+/// A program or file that virtual machines need, or that is copied into them.
 const MACHINE_PROGRAMS: [(&str, &str); 10] = [
+    ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("depmod", "kmod"),
@@ -40,7 +38,6 @@ const MACHINE_PROGRAMS: [(&str, &str); 10] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("nft", "nftables"),
     ("ipvsadm", "ipvsadm"),
-    ("ss", "iproute2"),
 ];
 
 const BPF_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
@@ -59,8 +56,8 @@ pub(crate) fn setup(purpose: For) -> Result<()> {
     }
     let programs: Vec<(&str, &str)> = match purpose {
         For::Building => Vec::new(),
-        // The lab's too: machines have databases.
-        For::Everything | For::Machines => [&LAB_PROGRAMS[..], &MACHINE_PROGRAMS[..]].concat(),
+        For::Lab => LAB_PROGRAMS.to_vec(),
+        For::Everything => [&LAB_PROGRAMS[..], &MACHINE_PROGRAMS[..]].concat(),
     };
     let missing = programs.iter().filter(|(program, _)| !on_path(program));
     let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
@@ -161,7 +158,6 @@ pub(crate) fn is_root() -> bool {
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).to_owned()))
-        .any(|dir| dir.join(program).is_file())
+    // An absolute path stays what it is.
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

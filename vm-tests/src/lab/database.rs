@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use nix::unistd::geteuid;
+
 use super::netns::Namespace;
 use crate::command::run;
 
@@ -216,13 +218,13 @@ pub(crate) fn template() -> Result<PathBuf> {
     }
     let making = cache.join(format!("mariadb-{version}.{}", std::process::id()));
     fs::create_dir_all(&cache)?;
-    run(Command::new("mariadb-install-db")
-        .args([
-            "--no-defaults",
-            "--user=root",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-        ])
+    let mut install = Command::new("mariadb-install-db");
+    if geteuid().is_root() {
+        // It would refuse to run as root otherwise; nobody else may name a user.
+        install.arg("--user=root");
+    }
+    run(install
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", making.display())))?;
     match fs::rename(&making, &template) {
         Ok(()) => {}

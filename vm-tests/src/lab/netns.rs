@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::SigSet,
+};
 
 use crate::command::sh;
 
@@ -50,9 +53,13 @@ impl Namespace {
         let file =
             File::open(self.path()).with_context(|| format!("opening namespace {}", self.name))?;
         let mut command = Command::new(program);
-        // SAFETY: setns is a system call and nothing else, so it is safe between fork and exec.
+        // SAFETY: these are system calls and nothing else, so they are safe between fork and exec.
         unsafe {
-            command.pre_exec(move || Ok(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?));
+            command.pre_exec(move || {
+                // The caller may wait for signals; what runs inside must not inherit that they are blocked.
+                SigSet::empty().thread_set_mask()?;
+                Ok(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?)
+            });
         }
         Ok(command)
     }
