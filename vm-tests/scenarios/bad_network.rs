@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     scenario::{Needs, Notes, Scenario, Story, Suite},
-    vm::machines::{Attach, Machines, client_line},
+    vm::machines::{Attach, Machines, client_line, sum},
 };
 
 pub(crate) static SCENARIO: Scenario = Scenario {
@@ -31,14 +31,11 @@ const CONNECTIONS: u32 = 20;
 fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     machines.start_databases()?;
     machines.start_daemon(Attach::Auto)?;
-    let expected = machines.database.run(&format!(
-        "mariadb --no-defaults -uroot -N -S /databases/db1/mysql.sock -e \"{ROWS}\" | md5sum"
-    ))?;
+    let expected = machines.sql_sum(1, ROWS)?;
     machines.client.run(&format!("tc qdisc add dev eth0 root {NETEM}"))?;
     machines.database.run(&format!("ip netns exec switch tc qdisc add dev eth0 root {NETEM}"))?;
 
-    let transfer =
-        machines.client.start(&format!("{} | md5sum", client_line("10.77.0.100", ROWS)))?;
+    let transfer = machines.client.start(&sum(&client_line("10.77.0.100", ROWS)))?;
     machines.wait_for("the transfer is a flow", Duration::from_secs(20), |machines| {
         Ok(machines.status()?["daemon"]["flows"] == 1)
     })?;
@@ -49,6 +46,10 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
         machines.pairflip(&format!("flip --route-only --to {pair}"))?;
         let reached = machines.writes_reach()?;
         ensure!(reached == server, "connection {number} reached server {reached}, not {server}");
+        if number == CONNECTIONS / 4 {
+            let flows = machines.status()?["daemon"]["flows"].clone();
+            ensure!(flows != 0, "the transfer was over before there were flips enough");
+        }
     }
     notes.add(format!(
         "{CONNECTIONS} connections, a flip before each, in {:.0} s",

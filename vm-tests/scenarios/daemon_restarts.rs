@@ -18,7 +18,7 @@ pub(crate) static SCENARIO: Scenario = Scenario {
 };
 
 /// Statements of the connection, a fifth of a second each.
-const STATEMENTS: usize = 150;
+const STATEMENTS: usize = 250;
 
 fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     machines.start_databases()?;
@@ -40,6 +40,7 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     ensure!(machines.writes_reach()? == 3, "the restarted daemon flips");
     machines.kill_daemon()?;
     machines.start_daemon(Attach::Auto)?;
+    ensure!(machines.status()?["daemon"]["flows"] == 1, "the connection was over too early");
     ensure!(machines.writes_reach()? == 3, "and the flip outlives another restart");
 
     let reply = machines.client.wait(working)?;

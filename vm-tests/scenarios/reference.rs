@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     scenario::{Needs, Notes, Scenario, Story, Suite},
-    vm::machines::{Attach, Machines, client_line},
+    vm::machines::{Attach, Machines, Running, client_line},
 };
 
 pub(crate) static SCENARIO: Scenario = Scenario {
@@ -16,16 +16,7 @@ pub(crate) static SCENARIO: Scenario = Scenario {
     suite: Suite::All,
     needs: Needs {
         programs: &["ethtool", "ipvsadm", "nft", "haproxy"],
-        modules: &[
-            "veth",
-            "bridge",
-            "crc32c_generic",
-            "ip_vs",
-            "ip_vs_rr",
-            "nf_tables",
-            "nft_chain_nat",
-            "nft_nat",
-        ],
+        modules: &["veth", "bridge", "ip_vs", "ip_vs_rr", "nf_tables", "nft_chain_nat", "nft_nat"],
         databases: true,
         packet_tests: false,
     },
@@ -133,13 +124,13 @@ fn watch(redirector: Redirector, machines: &mut Machines) -> Result<Findings> {
     redirector.set_up(machines)?;
     ensure!(machines.writes_reach()? == 1, "{redirector:?} serves");
 
-    let working = work(machines)?;
+    let working = work(machines, 1)?;
     redirector.flip(machines)?;
     ensure!(machines.writes_reach()? == 3, "{redirector:?} flips");
     let flip = fate(machines, working)?;
 
     let (kill, served_without_process) = if redirector.has_process() {
-        let working = work(machines)?;
+        let working = work(machines, 3)?;
         redirector.kill(machines)?;
         let served = machines.writes_reach().is_ok();
         let fate = fate(machines, working)?;
@@ -154,7 +145,7 @@ fn watch(redirector: Redirector, machines: &mut Machines) -> Result<Findings> {
         "timeout {PATIENCE} {}",
         client_line(VIP, &format!("SELECT SLEEP({})", PATIENCE * 2))
     ))?;
-    machines.client.run("sleep 2")?;
+    wait_until_it_works(machines, 3)?;
     machines.database.run("ip -n switch link set db3-eth0 down")?;
     let silent_server = fate(machines, waiting)?;
     machines.database.run("ip -n switch link set db3-eth0 up")?;
@@ -162,15 +153,24 @@ fn watch(redirector: Redirector, machines: &mut Machines) -> Result<Findings> {
     Ok(Findings { flip, kill, served_without_process, silent_server })
 }
 
-/// A connection that works for some seconds; returns once it does.
-fn work(machines: &mut Machines) -> Result<crate::vm::machines::Running> {
-    let line = client_line(VIP, &"SELECT SLEEP(0.2);".repeat(40));
+/// A connection to a server that works for some seconds; returns once it does.
+fn work(machines: &mut Machines, server: u32) -> Result<Running> {
+    let line = client_line(VIP, &"SELECT SLEEP(0.2);".repeat(50));
     let working = machines.client.start(&format!("timeout 60 {line}"))?;
-    machines.client.run("sleep 2")?;
+    wait_until_it_works(machines, server)?;
     Ok(working)
 }
 
-fn fate(machines: &mut Machines, running: crate::vm::machines::Running) -> Result<Fate> {
+fn wait_until_it_works(machines: &mut Machines, server: u32) -> Result<()> {
+    const SLEEPING: &str =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'";
+    machines.wait_for("the server works", Duration::from_secs(20), |machines| {
+        Ok(machines.sql(server, SLEEPING)? == "1")
+    })?;
+    Ok(())
+}
+
+fn fate(machines: &mut Machines, running: Running) -> Result<Fate> {
     let reply = machines.client.wait(running)?;
     Ok(match reply.status {
         0 => Fate::Kept,
@@ -238,14 +238,16 @@ impl Redirector {
     fn kill(self, machines: &mut Machines) -> Result<()> {
         match self {
             Self::Pairflip => machines.kill_daemon(),
-            _ => machines.redirector.run("killall -9 haproxy").map(|_| ()),
+            Self::Ipvs | Self::Nftables | Self::Haproxy => {
+                machines.redirector.run("killall -9 haproxy").map(|_| ())
+            }
         }
     }
 
     fn restart(self, machines: &mut Machines) -> Result<()> {
         match self {
             Self::Pairflip => machines.start_daemon(Attach::Auto),
-            _ => machines
+            Self::Ipvs | Self::Nftables | Self::Haproxy => machines
                 .redirector
                 .run("haproxy -D -f /etc/haproxy.cfg -p /run/haproxy.pid && sleep 4")
                 .map(|_| ()),

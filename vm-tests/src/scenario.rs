@@ -82,8 +82,8 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
 
 /// Modules that scenarios in one guest need for the lab's network.
 pub const LAB_MODULES: &[&str] = &["veth", "bridge"];
-/// Programs that the lab calls.
-pub const LAB_PROGRAMS: &[&str] = &["ethtool", "ss"];
+/// Program that the lab calls.
+pub const LAB_PROGRAMS: &[&str] = &["ethtool"];
 
 /// What a story of three machines needs.
 pub const MACHINES_NEEDS: Needs =

@@ -21,31 +21,60 @@ pub(crate) fn test() -> Result<()> {
     setup::setup(setup::For::Everything)?;
     build::build()?;
     let mut count = Count::default();
+    let mut skipped_without_root = 0;
     let mut failures = Vec::new();
-    let mut suite = |title: &str, arguments: &[&str]| -> Result<()> {
+    let mut suite = |title: &str, command: &mut Command| -> Result<()> {
         say(&format!("\n== {title}"));
-        if !run(build::cargo().arg("test").args(arguments), &mut count)? {
+        if !run(command, &mut count)? {
             failures.push(title.to_owned());
         }
         Ok(())
     };
-    suite("unit, property and simulation tests", &["--quiet", "--no-fail-fast"])?;
+    let cargo_test = |arguments: &[&str]| {
+        let mut command = build::cargo();
+        command.arg("test").args(arguments);
+        command
+    };
+    suite("unit, property and simulation tests", &mut cargo_test(&["--quiet", "--no-fail-fast"]))?;
+    suite(
+        "unit tests of the lab and of virtual machines",
+        &mut cargo_test(&["--quiet", "--no-fail-fast", "--package", "pairflip-vm-tests", "--lib"]),
+    )?;
     if setup::is_root() {
         let one_at_a_time = ["--ignored", "--test-threads=1"];
         suite(
             "packets through the kernel, and drivers against the real thing",
-            &[&["--no-fail-fast", "--package", "pairflip", "--"], &one_at_a_time[..]].concat(),
+            &mut cargo_test(
+                &[&["--no-fail-fast", "--package", "pairflip", "--"], &one_at_a_time[..]].concat(),
+            ),
         )?;
         suite(
             "real MariaDB servers and clients in network namespaces",
-            &["--no-fail-fast", "--package", "pairflip-vm-tests", "--", "--test-threads=1"],
+            &mut cargo_test(&[
+                "--no-fail-fast",
+                "--package",
+                "pairflip-vm-tests",
+                "--test",
+                "lab",
+                "--",
+                "--test-threads=1",
+            ]),
         )?;
     } else {
         say(
             "\nskipped: tests with the kernel and with real servers need root; run `sudo -E cargo xtask test`",
         );
-        count.skipped += 1;
+        skipped_without_root = 1;
     }
+    // A process of its own: it cuts itself off from the network.
+    let own = std::env::current_exe().context("finding this program")?;
+    suite("real kernels in virtual machines", Command::new(&own).arg("vm"))?;
+    suite(
+        "the harness of virtual machines",
+        cargo_test(&["--package", "pairflip-vm-tests", "--test", "vm", "--", "--test-threads=1"])
+            .env("PAIRFLIP_XTASK", own),
+    )?;
+    count.skipped += skipped_without_root;
     report(&format!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped));
     if !failures.is_empty() {
         bail!("failed: {}", failures.join("; "));
@@ -56,7 +85,7 @@ pub(crate) fn test() -> Result<()> {
     Ok(())
 }
 
-/// Runs one `cargo test`, shows its output as it comes and adds up its results. Returns whether it succeeded.
+/// Runs one test program, shows its output as it comes and adds up its results. Returns whether it succeeded.
 fn run(command: &mut Command, count: &mut Count) -> Result<bool> {
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {command:?}"))?;
@@ -64,9 +93,10 @@ fn run(command: &mut Command, count: &mut Count) -> Result<bool> {
     for line in BufReader::new(output).lines() {
         let line = line.context("reading test output")?;
         report(&line);
-        if line.starts_with("test result:") {
+        if line.starts_with("test result:") || line.starts_with("matrix:") {
             count.passed += number_before(&line, " passed");
             count.failed += number_before(&line, " failed");
+            count.skipped += number_before(&line, " unsupported");
         }
         // A test that finds that it cannot run here says so in this form.
         count.skipped += u64::from(line.contains("SKIPPED:"));
@@ -95,5 +125,8 @@ mod tests {
     fn results_are_read_from_the_lines_of_cargo_test() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         assert_eq!((number_before(line, " passed"), number_before(line, " failed")), (12, 3));
+        let line =
+            "matrix: 11 passed, 0 failed, 1 unsupported (also in target/vm: matrix.md, junit.xml)";
+        assert_eq!((number_before(line, " passed"), number_before(line, " unsupported")), (11, 1));
     }
 }

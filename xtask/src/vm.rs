@@ -5,12 +5,20 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use nix::sys::signal::{SigSet, Signal};
+use nix::{
+    sys::signal::{SigSet, Signal, kill},
+    unistd::Pid,
+};
 use pairflip_vm_tests::{
     cache_dir,
     scenario::{self, Suite},
@@ -55,6 +63,9 @@ pub(crate) struct Arguments {
     /// How machines are connected; without it, taps where they can be made.
     #[arg(long)]
     network: Option<NetworkArgument>,
+    /// Where matrix.md, junit.xml and the consoles of failed scenarios go; without it, target/vm.
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
     /// Scenarios that run at once. A machine has two processors.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
@@ -79,7 +90,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         return list();
     }
     let scenarios = selected(arguments)?;
-    setup::setup(setup::For::Machines)?;
+    setup::setup(setup::For::Everything)?;
     let build = build_all()?;
     let kernels = kernels(arguments)?;
     pack::fetch(&scenarios)?;
@@ -91,7 +102,8 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     // From here on this process is cut off from the outside, and may start threads.
     let network = network::choose(wanted, say)?;
     let dir = RunDir::make()?;
-    clean_up_when_interrupted(dir.path())?;
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_when_interrupted(Arc::clone(&stop))?;
     let accel = match arguments.accel {
         Some(AccelArgument::Kvm) => Accel::Kvm,
         Some(AccelArgument::Tcg) => Accel::Tcg,
@@ -99,10 +111,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
     };
     let about = format!("Machines: {}, cards on {}.", accel.name(), network.name());
     say(&format!("{about} {} scenarios on {} kernels:", scenarios.len(), kernels.len()));
-    let results = root().join("target/vm");
-    if results.exists() {
-        fs::remove_dir_all(&results).context("removing the last run's results")?;
-    }
+    let results = arguments.results.clone().unwrap_or_else(|| build::target_dir().join("vm"));
     let matrix = Matrix {
         kernels,
         scenarios,
@@ -112,6 +121,7 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         jobs: usize::from(arguments.jobs),
         dir: dir.path().to_owned(),
         results: results.clone(),
+        stop: Arc::clone(&stop),
     };
     let outcomes = matrix.run(|outcome| show(&report::line(outcome)))?;
     drop(dir);
@@ -130,6 +140,9 @@ pub(crate) fn vm(arguments: &Arguments) -> Result<()> {
         count.unsupported,
         results.strip_prefix(root()).unwrap_or(&results).display()
     ));
+    if stop.load(Ordering::Relaxed) {
+        std::process::exit(INTERRUPTED);
+    }
     if count.failed > 0 {
         bail!("{} of {} failed", count.failed, outcomes.len());
     }
@@ -222,23 +235,38 @@ fn test_program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("cargo names no program for the tests of {name}"))
 }
 
-/// Machines end with this process by themselves; its directory does not.
-fn clean_up_when_interrupted(dir: &Path) -> Result<()> {
+/// On the first signal machines and other children are killed, again and again until all that waits for them has ended.
+fn stop_when_interrupted(stop: Arc<AtomicBool>) -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().context("blocking signals")?;
-    let dir = dir.to_owned();
     thread::spawn(move || {
-        if signals.wait().is_ok() {
-            say("interrupted; removing the machines");
-            // The next run tries again.
-            _ = fs::remove_dir_all(dir);
-            std::process::exit(INTERRUPTED);
+        if signals.wait().is_err() {
+            return;
+        }
+        say("interrupted; removing the machines");
+        stop.store(true, Ordering::Relaxed);
+        loop {
+            for child in children() {
+                // It may have ended by itself.
+                _ = kill(child, Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(50));
         }
     });
     Ok(())
+}
+
+/// Children of all threads of this process.
+fn children() -> Vec<Pid> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = |list: String| -> Vec<Pid> {
+        list.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+    };
+    lists.flat_map(pids).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the matrix is the command's result")]

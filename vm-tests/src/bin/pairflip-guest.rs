@@ -12,10 +12,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["servers"] => guest::servers::run(false),
-        ["servers", "both-writable"] => guest::servers::run(true),
+        ["servers"] => guest::servers::run(),
         _ => {
-            eprintln!("usage: pairflip-guest servers [both-writable]");
+            eprintln!("usage: pairflip-guest servers");
             return ExitCode::FAILURE;
         }
     };

@@ -3,13 +3,18 @@
 use std::{
     collections::HashMap,
     fs,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 
 use super::{channel::Channel, init::say};
 use crate::vm::channel::{FromGuest, Order, Reply};
@@ -18,7 +23,13 @@ use crate::vm::channel::{FromGuest, Order, Reply};
 #[derive(Default)]
 struct Started {
     last: u32,
-    children: HashMap<u32, (Child, Instant)>,
+    lines: HashMap<u32, Line>,
+}
+
+/// A line that runs. A thread takes what it says and notes when it ends.
+struct Line {
+    group: Pid,
+    end: JoinHandle<Result<Reply>>,
 }
 
 /// Serves until the host turns the machine off.
@@ -43,25 +54,18 @@ pub(crate) fn serve(channel: &mut Channel) -> Result<()> {
 
 fn obey(order: Order, started: &mut Started) -> Result<Reply> {
     match order {
-        Order::Run(line) => {
-            let start = Instant::now();
-            let output = shell(&line).output().context("starting a shell")?;
-            Ok(reply(&output, start))
-        }
+        Order::Run(line) => start(&line)?.end(),
         Order::Start(line) => {
             started.last += 1;
-            let child = shell(&line).spawn().context("starting a shell")?;
-            started.children.insert(started.last, (child, Instant::now()));
+            started.lines.insert(started.last, start(&line)?);
             Ok(Reply { number: started.last, ..Reply::default() })
         }
-        Order::Wait(number) => {
-            let (child, start) = take(started, number)?;
-            Ok(reply(&child.wait_with_output().context("waiting for a line")?, start))
-        }
+        Order::Wait(number) => started.take(number)?.end(),
         Order::Kill(number) => {
-            let (mut child, start) = take(started, number)?;
-            child.kill().context("killing a line")?;
-            Ok(reply(&child.wait_with_output().context("waiting for a line")?, start))
+            let line = started.take(number)?;
+            // The whole line: what a shell started would hold its output open. It may have ended by itself.
+            _ = killpg(line.group, Signal::SIGKILL);
+            line.end()
         }
         Order::Write { path, text } => {
             if let Some(parent) = Path::new(&path).parent() {
@@ -75,17 +79,42 @@ fn obey(order: Order, started: &mut Started) -> Result<Reply> {
     }
 }
 
-fn take(started: &mut Started, number: u32) -> Result<(Child, Instant)> {
-    started.children.remove(&number).with_context(|| format!("no line {number} was started"))
+impl Started {
+    fn take(&mut self, number: u32) -> Result<Line> {
+        self.lines.remove(&number).with_context(|| format!("no line {number} was started"))
+    }
+}
+
+impl Line {
+    fn end(self) -> Result<Reply> {
+        self.end.join().map_err(|_| anyhow!("the thread of a line panicked"))?
+    }
+}
+
+fn start(line: &str) -> Result<Line> {
+    let begin = Instant::now();
+    let child = shell(line).spawn().context("starting a shell")?;
+    let group = Pid::from_raw(child.id() as i32);
+    let end = thread::spawn(move || {
+        let output = child.wait_with_output().context("waiting for a line")?;
+        Ok(reply(&output, begin))
+    });
+    Ok(Line { group, end })
 }
 
 fn shell(line: &str) -> Command {
     let mut command = Command::new("sh");
-    command.arg("-c").arg(line).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg("-c")
+        .arg(line)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     command
 }
 
-fn reply(output: &Output, start: Instant) -> Reply {
+fn reply(output: &Output, begin: Instant) -> Reply {
     let status = output.status;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     Reply {
@@ -93,6 +122,6 @@ fn reply(output: &Output, start: Instant) -> Reply {
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
         number: 0,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: begin.elapsed().as_secs_f64(),
     }
 }

@@ -28,7 +28,10 @@ impl Channel {
         cfmakeraw(&mut settings);
         tcsetattr(&port, SetArg::TCSANOW, &settings).context("making the port raw")?;
         let from_host = BufReader::new(port.try_clone()?);
-        Ok(Self { to_host: port, from_host })
+        let mut channel = Self { to_host: port, from_host };
+        // Whatever the firmware wrote is a line of its own.
+        channel.to_host.write_all(b"\n").context("writing to the host")?;
+        Ok(channel)
     }
 
     pub(crate) fn send(&mut self, message: &FromGuest) -> Result<()> {

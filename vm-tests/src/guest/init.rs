@@ -12,7 +12,10 @@ use super::{agent, channel::Channel};
 use crate::{
     command::sh,
     scenario::{self, Notes, Story, Unsupported},
-    vm::channel::{FromGuest, Verdict},
+    vm::{
+        channel::{FromGuest, Verdict},
+        qemu::ORDERS,
+    },
 };
 
 /// Module files in the order in which they load, see [`crate::vm::pack`].
@@ -60,7 +63,15 @@ fn up() -> Result<()> {
 fn perform(task: &str, channel: &mut Channel) -> Result<Verdict> {
     match task {
         "nothing" => Ok(Verdict::Passed),
-        "orders" => agent::serve(channel).map(|()| Verdict::Passed),
+        // The next two are for the tests of the harness itself.
+        "panic" => {
+            fs::write("/proc/sysrq-trigger", "c").context("crashing the kernel")?;
+            bail!("the kernel did not crash")
+        }
+        "silence" => loop {
+            std::thread::sleep(Duration::from_secs(3600));
+        },
+        ORDERS => agent::serve(channel).map(|()| Verdict::Passed),
         name => {
             let scenario = scenario::find(name)?;
             let Story::OneGuest(story) = scenario.story else {

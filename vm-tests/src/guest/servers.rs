@@ -18,8 +18,8 @@ pub const DIR: &str = "/databases";
 /// Exists once all servers answer and replicate.
 pub const READY: &str = "/databases/ready";
 
-/// Brings the servers up and keeps them until it is killed.
-pub fn run(both_writable: bool) -> Result<()> {
+/// Brings the servers up, both primaries writable, and keeps them until it is killed.
+pub fn run() -> Result<()> {
     let switch = Namespace::create("switch")?;
     make_bridge(&switch, "br78")?;
     sh("ip link set eth0 netns switch")?;
@@ -29,7 +29,7 @@ pub fn run(both_writable: bool) -> Result<()> {
     }
     let mut servers = Servers::default();
     servers.start(Topology::TwoArm, Namespace::existing, Path::new(DIR))?;
-    servers.replicate(both_writable)?;
+    servers.replicate(true)?;
     std::fs::write(READY, "")?;
     loop {
         thread::sleep(Duration::from_secs(3600));

@@ -8,10 +8,9 @@ use std::{
 
 use super::{
     channel::{FromGuest, Verdict},
-    initramfs::Initramfs,
     kernel::Kernel,
-    program::Program,
-    qemu::{Spec, Vm},
+    pack,
+    qemu::{Alarm, Spec, Vm},
 };
 
 /// Longest wait for a guest under KVM to boot; it takes about one second where it works.
@@ -50,11 +49,7 @@ impl Accel {
 
 fn boots(kernel: &Kernel, guest: &Path, dir: &Path) -> bool {
     let initramfs = dir.join("probe.cpio");
-    let mut contents = Initramfs::default();
-    let written = contents
-        .program(&Program::built(guest), Path::new("/init"))
-        .and_then(|()| contents.write(&initramfs));
-    if written.is_err() {
+    if pack::init_alone(guest, &initramfs).is_err() {
         return false;
     }
     let spec = Spec {
@@ -67,6 +62,7 @@ fn boots(kernel: &Kernel, guest: &Path, dir: &Path) -> bool {
         memory_mib: 512,
         devices: Vec::new(),
         dir: dir.to_owned(),
+        alarm: Alarm::default(),
     };
     let deadline = Instant::now() + PROBE_TIMEOUT;
     Vm::boot(&spec)

@@ -87,6 +87,8 @@ impl Archive {
             "Acquire::Languages=none".to_owned(),
             "Acquire::GzipIndexes=true".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+            // A suite that could not be read would make an older kernel the newest.
+            "APT::Update::Error-Mode=any".to_owned(),
             // Its own user could not write into our directories.
             "APT::Sandbox::User=root".to_owned(),
             // The caller holds a lock.
@@ -103,16 +105,24 @@ fn mirror() -> Result<String> {
     if let Ok(mirror) = std::env::var(MIRROR_VARIABLE) {
         return Ok(mirror);
     }
-    let sources = run(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))
-        .context(
-            "asking apt for its sources; kernels come as Debian packages, so apt must be there",
-        )?;
-    let debian = sources.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
-    debian.map(str::to_owned).with_context(|| {
-        format!(
-            "this host's apt has no mirror of Debian; name one: {MIRROR_VARIABLE}=http://.../debian"
-        )
+    // apt itself names its sources only once it has read them.
+    let mut sources = vec![PathBuf::from("/etc/apt/sources.list")];
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    sources.extend(parts.map(|entry| entry.path()));
+    let texts = sources.iter().filter_map(|path| fs::read_to_string(path).ok());
+    texts.flat_map(|text| debian_mirror(&text)).next().with_context(|| {
+        format!("this host's apt has no mirror of Debian; name one: {MIRROR_VARIABLE}=URL, which ends with /debian")
     })
+}
+
+/// The first mirror of Debian in a file of apt's sources, in the style of one line or of several (sources.list(5)).
+fn debian_mirror(text: &str) -> Option<String> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .map(|word| word.trim_end_matches('/'))
+        .find(|word| word.contains("://") && word.ends_with("/debian"))
+        .map(str::to_owned)
 }
 
 fn parse_packages(text: &str) -> Vec<Package> {
@@ -137,6 +147,18 @@ fn parse_packages(text: &str) -> Vec<Package> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_both_styles_of_sources() {
+        let mirror = |text| debian_mirror(text);
+        let expected = Some("http://mirror.example/debian".to_owned());
+        assert_eq!(
+            mirror("# http://no.example/debian\nURIs: http://mirror.example/debian/\n"),
+            expected
+        );
+        assert_eq!(mirror("deb [arch=amd64] http://mirror.example/debian bookworm main"), expected);
+        assert_eq!(mirror("deb http://mirror.example/debian-security bookworm main"), None);
+    }
 
     #[test]
     fn packages_are_read_as_apt_cache_shows_them() {

@@ -65,12 +65,12 @@ pub fn fetch(
     let lock = File::create(cache.join("lock")).context("making the lock of the kernel cache")?;
     lock.lock().context("locking the kernel cache")?;
 
-    let wanted = list.kernels.iter().filter(|name| names.contains(name));
     let mut archive = None;
     let mut kernels = Vec::new();
-    for name in wanted {
-        let dir = cache.join(name);
-        if freshness == Freshness::Update || !dir.join("complete").exists() {
+    for name in list.kernels.iter().filter(|name| names.contains(name)) {
+        // The name's file says which version it is; another run may still boot an older one.
+        let known = cache.join(format!("{name}.version"));
+        if freshness == Freshness::Update || cached(name, &known, cache).is_err() {
             let archive = match &archive {
                 Some(archive) => archive,
                 None => {
@@ -79,15 +79,17 @@ pub fn fetch(
                 }
             };
             progress(&format!("fetching kernel {name}"));
-            fetch_one(archive, &list.package, name, &dir)
+            let version = fetch_one(archive, &list.package, name, cache)
                 .with_context(|| format!("fetching kernel {name}"))?;
+            fs::write(&known, version).context("noting the kernel's version")?;
         }
-        kernels.push(cached(name, &dir)?);
+        kernels.push(cached(name, &known, cache)?);
     }
     Ok(kernels)
 }
 
-fn fetch_one(archive: &Archive, metapackage: &str, name: &str, dir: &Path) -> Result<()> {
+/// Returns the version, once it is in the cache.
+fn fetch_one(archive: &Archive, metapackage: &str, name: &str, cache: &Path) -> Result<String> {
     let packages = archive.versions(metapackage)?;
     let newest = packages
         .iter()
@@ -99,17 +101,22 @@ fn fetch_one(archive: &Archive, metapackage: &str, name: &str, dir: &Path) -> Re
         .iter()
         .find(|dependency| dependency.starts_with("linux-image-"))
         .with_context(|| format!("{metapackage} {} depends on no image", newest.version))?;
-    if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-    }
     let release = image.trim_start_matches("linux-image-");
+    let dir = cache.join(&newest.version);
+    if dir.exists() {
+        return Ok(newest.version.clone());
+    }
+    let making = cache.join("unpacking");
+    if making.exists() {
+        fs::remove_dir_all(&making).context("removing what a killed run left")?;
+    }
     // Since 7.0 Debian packages image, modules and the list of what is built in apart, all named for the release.
     let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-{release}"));
-    archive.unpack(image, &parts, dir)?;
-    arrange(dir, release)?;
-    fs::write(dir.join("release"), release)?;
-    fs::write(dir.join("complete"), "")?;
-    Ok(())
+    archive.unpack(image, &parts, &making)?;
+    arrange(&making, release)?;
+    fs::write(making.join("release"), release)?;
+    fs::rename(&making, &dir).with_context(|| format!("keeping {}", dir.display()))?;
+    Ok(newest.version.clone())
 }
 
 /// Brings an unpacked kernel to one shape: `vmlinuz`, `lib/modules/RELEASE` with `modules.dep`, and nothing else.
@@ -133,14 +140,24 @@ fn arrange(dir: &Path, release: &str) -> Result<()> {
     Ok(())
 }
 
-fn cached(name: &str, dir: &Path) -> Result<Kernel> {
+/// The kernel that `known` names, if all of it is there.
+fn cached(name: &str, known: &Path, cache: &Path) -> Result<Kernel> {
+    let version = fs::read_to_string(known)
+        .with_context(|| format!("reading which version kernel {name} is"))?;
+    let dir = cache.join(version);
     let release = fs::read_to_string(dir.join("release"))
-        .with_context(|| format!("reading the cached kernel {name}"))?;
+        .with_context(|| format!("reading the release of kernel {name}"))?;
+    let modules = dir.join("lib/modules").join(&release);
+    for file in [dir.join("vmlinuz"), modules.join("modules.dep")] {
+        if !file.exists() {
+            bail!("{} is missing", file.display());
+        }
+    }
     Ok(Kernel {
         name: name.to_owned(),
-        image: dir.join("vmlinuz"),
-        modules: Some(dir.join("lib/modules").join(&release)),
         release,
+        image: dir.join("vmlinuz"),
+        modules: Some(modules),
     })
 }
 

@@ -17,7 +17,7 @@ use super::{
     accel::Accel,
     channel::{FromGuest, Order, Reply},
     network::{self, Card, Network},
-    qemu::{Spec, Vm},
+    qemu::{Alarm, ORDERS, Spec, Vm},
 };
 use crate::{
     command::run,
@@ -34,6 +34,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for the databases, which start and replicate on an emulated machine.
 const SERVERS_LIMIT: Duration = Duration::from_secs(240);
+/// Longest wait for the daemon.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Where the daemon's configuration and log are on the redirector.
 const CONFIG: &str = "/etc/pairflip/pairflip.toml";
 const LOG: &str = "/var/log/pairflipd.log";
@@ -51,12 +53,15 @@ pub(crate) struct Plan {
     pub(crate) dir: PathBuf,
     /// Distinguishes machines that run side by side.
     pub(crate) set: usize,
+    /// When the story must be over.
+    pub(crate) deadline: Instant,
 }
 
 /// A machine and the lines that run on it.
 #[derive(Debug)]
 pub struct Machine {
     vm: Vm,
+    deadline: Instant,
 }
 
 /// A line that was started and runs on.
@@ -71,6 +76,8 @@ pub struct Machines {
     pub database: Machine,
     pub network: Network,
     set: usize,
+    alarm: Alarm,
+    servers: Option<Running>,
     daemon: Option<Running>,
 }
 
@@ -93,6 +100,7 @@ impl Machines {
         ];
         let disk = plan.dir.join("redirector.disk");
         make_disk(&disk)?;
+        let alarm = Alarm::default();
         let mut machines = Vec::new();
         for (name, cards) in ["client", "redirector", "database"].into_iter().zip(cards) {
             let mut devices = Vec::new();
@@ -108,21 +116,25 @@ impl Machines {
                 accel: plan.accel,
                 image: plan.image.clone(),
                 initramfs: plan.initramfs.clone(),
-                role: "orders".to_owned(),
+                role: ORDERS.to_owned(),
                 cpus: 2,
                 memory_mib: plan.memory_mib,
                 devices,
                 dir: plan.dir.clone(),
+                alarm: alarm.clone(),
             })?);
         }
         let [client, redirector, database] =
             machines.try_into().ok().context("three machines were started")?;
+        let machine = |vm| Machine { vm, deadline: plan.deadline };
         let mut machines = Self {
-            client: Machine { vm: client },
-            redirector: Machine { vm: redirector },
-            database: Machine { vm: database },
+            client: machine(client),
+            redirector: machine(redirector),
+            database: machine(database),
             network: plan.network,
             set: plan.set,
+            alarm,
+            servers: None,
             daemon: None,
         };
         for machine in [&machines.client, &machines.redirector, &machines.database] {
@@ -134,12 +146,19 @@ impl Machines {
         Ok(machines)
     }
 
+    /// An error if any machine was lost, also after the last order.
+    pub(crate) fn all_well(&self) -> Result<()> {
+        self.alarm.check()
+    }
+
     /// Starts the databases; both primaries are writable.
     pub fn start_databases(&mut self) -> Result<()> {
-        self.database.start("pairflip-guest servers both-writable >/var/log/servers.log 2>&1")?;
+        let line = "exec pairflip-guest servers >/var/log/servers.log 2>&1";
+        self.servers = Some(self.database.start(line)?);
         let deadline = Instant::now() + SERVERS_LIMIT;
         while self.database.try_run(&format!("test -e {}", guest::servers::READY))?.status != 0 {
-            if Instant::now() > deadline {
+            let failed = self.database.try_run("grep error: /var/log/servers.log")?.status == 0;
+            if failed || Instant::now() > deadline {
                 let log = self.database.run("tail -n 20 /var/log/servers.log /databases/*/log")?;
                 bail!("the databases did not come up:\n{log}");
             }
@@ -151,7 +170,8 @@ impl Machines {
     fn prepare_redirector(&mut self) -> Result<()> {
         let redirector = &mut self.redirector;
         redirector.run(
-            "mkdir -p /var/lib/pairflip && mount -t ext4 /dev/vda /var/lib/pairflip
+            "set -e
+             mkdir -p /var/lib/pairflip && mount -t ext4 /dev/vda /var/lib/pairflip
              ip addr add 10.77.0.2/24 dev eth0 && ip addr add 10.78.0.2/24 dev eth1
              ip link set eth0 up && ip link set eth1 up",
         )?;
@@ -170,14 +190,21 @@ impl Machines {
         let config = include_str!("../../../configs/lab-two-arm.toml")
             .replace("[daemon]", &format!("[daemon]\nattach = \"{attach}\""));
         self.redirector.write(CONFIG, &config)?;
-        // Not a line that is left behind: the shell becomes the daemon, so that killing it kills the daemon.
+        // Its predecessor's would say that it is ready.
+        self.redirector.run(&format!("rm -f {LOG}"))?;
+        // The shell becomes the daemon, so that killing the line kills the daemon.
         let line = format!("exec pairflipd --config {CONFIG} >{LOG} 2>&1");
         self.daemon = Some(self.redirector.start(&line)?);
-        let ready = format!(
-            "for n in $(seq 600); do grep -q ' ready' {LOG} && exit 0; sleep 0.1; done; cat {LOG}; exit 1"
-        );
-        let reply = self.redirector.try_run(&ready)?;
-        ensure!(reply.status == 0, "pairflipd did not become ready; its log:\n{}", reply.stdout);
+        let deadline = Instant::now() + READY_LIMIT;
+        while self.redirector.try_run(&format!("grep -q ' ready' {LOG}"))?.status != 0 {
+            let runs = self.redirector.try_run("pidof pairflipd")?.status == 0;
+            let log = self.redirector.try_run(&format!("cat {LOG}"))?.stdout;
+            ensure!(
+                (runs || log.is_empty()) && Instant::now() < deadline,
+                "pairflipd did not become ready; its log:\n{log}"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
         Ok(())
     }
 
@@ -186,11 +213,6 @@ impl Machines {
         let daemon = self.daemon.take().context("the daemon does not run")?;
         self.redirector.kill(daemon)?;
         Ok(())
-    }
-
-    /// What the daemon logged since its last start.
-    pub fn daemon_log(&mut self) -> Result<String> {
-        self.redirector.run(&format!("cat {LOG}"))
     }
 
     /// Runs the controller, which must succeed.
@@ -220,10 +242,12 @@ impl Machines {
 
     /// Runs statements as root on a server, by number.
     pub fn sql(&mut self, server: u32, statements: &str) -> Result<String> {
-        self.database.run(&format!(
-            "mariadb --no-defaults -uroot -N -S {}/db{server}/mysql.sock -e \"{statements}\"",
-            guest::servers::DIR
-        ))
+        self.database.run(&root_line(server, statements))
+    }
+
+    /// Size and MD5 sum of what a query on a server itself returns.
+    pub fn sql_sum(&mut self, server: u32, query: &str) -> Result<String> {
+        self.database.run(&sum(&root_line(server, query)))
     }
 
     /// Cuts the redirector's power and turns it on again; what was on its disk is there again.
@@ -232,8 +256,14 @@ impl Machines {
         self.redirector_on()
     }
 
-    /// Shuts the redirector down in order and turns it on again.
+    /// Shuts the redirector down in order, as a host's init does, and turns it on again.
     pub fn reboot_redirector(&mut self) -> Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            self.redirector.run("kill -TERM $(pidof pairflipd)")?;
+            let end = self.redirector.wait(daemon)?;
+            ensure!(end.status == 0, "pairflipd ended with {}", end.status);
+        }
+        self.redirector.run("umount /var/lib/pairflip")?;
         self.redirector.power_off()?;
         self.redirector_on()
     }
@@ -279,7 +309,9 @@ impl Machine {
     fn wait_ready(&self) -> Result<()> {
         match self.vm.next(Instant::now() + BOOT_LIMIT)? {
             FromGuest::Ready => Ok(()),
-            other => bail!("machine {}: it said {other:?} first", self.vm.spec().name),
+            first @ (FromGuest::Note(_) | FromGuest::Verdict(_) | FromGuest::Reply(_)) => {
+                bail!("machine {}: it said {first:?} first", self.vm.spec().name)
+            }
         }
     }
 
@@ -300,29 +332,34 @@ impl Machine {
 
     /// Runs a shell line and returns all that came of it.
     pub fn try_run(&mut self, line: &str) -> Result<Reply> {
-        self.vm.order(&Order::Run(line.to_owned()), LINE_LIMIT)
+        self.order(&Order::Run(line.to_owned()))
     }
 
     /// Starts a shell line and leaves it running.
     pub fn start(&mut self, line: &str) -> Result<Running> {
-        let reply = self.vm.order(&Order::Start(line.to_owned()), LINE_LIMIT)?;
+        let reply = self.order(&Order::Start(line.to_owned()))?;
         ensure!(reply.status == 0, "starting `{line}`: {}", reply.stderr);
         Ok(Running(reply.number))
     }
 
     /// Waits for a started line.
     pub fn wait(&mut self, running: Running) -> Result<Reply> {
-        self.vm.order(&Order::Wait(running.0), LINE_LIMIT)
+        self.order(&Order::Wait(running.0))
     }
 
     /// `kill -9` of a started line; returns what it said until then.
     pub fn kill(&mut self, running: Running) -> Result<Reply> {
-        self.vm.order(&Order::Kill(running.0), LINE_LIMIT)
+        self.order(&Order::Kill(running.0))
+    }
+
+    fn order(&mut self, order: &Order) -> Result<Reply> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.vm.order(order, LINE_LIMIT.min(left))
     }
 
     pub fn write(&mut self, path: &str, text: &str) -> Result<()> {
         let order = Order::Write { path: path.to_owned(), text: text.to_owned() };
-        let reply = self.vm.order(&order, LINE_LIMIT)?;
+        let reply = self.order(&order)?;
         ensure!(reply.status == 0, "{}", reply.stderr);
         Ok(())
     }
@@ -347,6 +384,16 @@ pub fn client_line(address: &str, statement: &str) -> String {
     format!(
         "mariadb --no-defaults --connect-timeout=10 -h {address} -u{APP_USER} -p{APP_PASSWORD} -N -e \"{statement}\""
     )
+}
+
+fn root_line(server: u32, statements: &str) -> String {
+    let dir = guest::servers::DIR;
+    format!("mariadb --no-defaults -uroot -N -S {dir}/db{server}/mysql.sock -e \"{statements}\"")
+}
+
+/// A shell line that says size and MD5 sum of what `line` says, and fails if that fails.
+pub fn sum(line: &str) -> String {
+    format!("{line} >/tmp/sum && wc -c </tmp/sum && md5sum </tmp/sum")
 }
 
 /// An empty file system for the redirector's state.

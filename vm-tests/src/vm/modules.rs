@@ -10,6 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
+use crate::scenario::Unsupported;
+
+/// Modules that older kernels find by an alias when another one asks for them, and newer ones have built in under another name.
+pub(crate) const IF_THERE: [&str; 1] = ["crc32c_generic"];
 
 /// Returns the files of `wanted` and of what they depend on, dependencies first. What is built in needs no file.
 pub(crate) fn files(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>> {
@@ -20,7 +24,11 @@ pub(crate) fn files(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>> {
         match index.paths.get(*name) {
             Some(path) => index.add(path, &mut order),
             None if index.built_in.contains(*name) => {}
-            None => bail!("kernel {} has no module {name}", kernel.release),
+            None if IF_THERE.contains(name) => {}
+            None => {
+                let reason = format!("kernel {} has no module {name}", kernel.release);
+                return Err(Unsupported(reason).into());
+            }
         }
     }
     Ok(order.into_iter().map(|path| dir.join(path)).collect())

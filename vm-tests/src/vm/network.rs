@@ -13,8 +13,8 @@ use nix::{
 
 use crate::command::sh;
 
-/// Queues of a card on a tap: a virtio card needs one for each processor to send from XDP, beside those that it has anyway (drivers/
-/// net/virtio_net.c, `virtnet_xdp_set`). Machines have two processors.
+/// Queues of a card on a tap: one for each of a machine's two processors, and as many again, which a virtio card uses to send from
+/// XDP without a lock (drivers/net/virtio_net.c, `virtnet_xdp_set`).
 const QUEUES: u32 = 4;
 /// Interrupts: two for each pair of queues, one for the control queue, one for changes of the configuration.
 const VECTORS: u32 = 2 * QUEUES + 2;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     command::run,
     lab::database,
-    scenario::{Needs, Scenario, Story, Unsupported},
+    scenario::{Needs, Scenario, Story},
 };
 
 /// What was built on the host for the guests.
@@ -53,8 +53,8 @@ impl Build {
 const MACHINE_MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
 /// What every guest has.
 const PROGRAMS: [&str; 1] = ["ip"];
-/// Read by the MariaDB server at its start.
-const MARIADB_FILES: [&str; 2] = ["/usr/share/mysql/english", "/usr/share/mysql/charsets"];
+/// Where Debian's MariaDB has what its server reads at its start: 10.11 and 11.8.
+const MARIADB_SHARE: [&str; 2] = ["/usr/share/mysql", "/usr/share/mariadb"];
 
 /// Fetches and makes what scenarios need of this host, while it can be reached.
 pub fn fetch(scenarios: &[(&'static str, &'static Scenario)]) -> Result<()> {
@@ -67,6 +67,15 @@ pub fn fetch(scenarios: &[(&'static str, &'static Scenario)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes an initramfs with the guest's init and `ip`, which it calls: enough for what is no scenario.
+pub fn init_alone(guest: &Path, to: &Path) -> Result<()> {
+    let mut contents = Initramfs::default();
+    contents.program(&Program::built(guest), Path::new("/init"))?;
+    add_directories(&mut contents);
+    contents.program(&program::find("ip")?, Path::new("/usr/bin/ip"))?;
+    contents.write(to)
 }
 
 /// Writes the initramfs of a scenario for a kernel.
@@ -97,15 +106,19 @@ pub(crate) fn pack(
     contents
         .bytes("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n");
     contents.bytes("/etc/group", "root:x:0:\nnogroup:x:65534:\n");
-    for directory in ["/dev", "/proc", "/run", "/sys", "/tmp", "/root", "/var/lib", "/var/log"] {
-        contents.directory(directory);
-    }
-    let mut wanted = needs.modules.to_vec();
+    add_directories(&mut contents);
+    let mut wanted = [&modules::IF_THERE[..], needs.modules].concat();
     if matches!(story, Story::Machines(_)) {
         wanted.extend(MACHINE_MODULES);
     }
     add_modules(&mut contents, kernel, &wanted)?;
     contents.write(to)
+}
+
+fn add_directories(contents: &mut Initramfs) {
+    for directory in ["/dev", "/proc", "/run", "/sys", "/tmp", "/root", "/var/lib", "/var/log"] {
+        contents.directory(directory);
+    }
 }
 
 fn add_busybox(contents: &mut Initramfs) -> Result<()> {
@@ -123,8 +136,12 @@ fn add_databases(contents: &mut Initramfs) -> Result<()> {
     for name in ["mariadbd", "mariadb"] {
         contents.program(&program::find(name)?, &Path::new("/usr/bin").join(name))?;
     }
-    for path in MARIADB_FILES {
-        contents.tree(Path::new(path), Path::new(path))?;
+    let share = MARIADB_SHARE.iter().map(Path::new).find(|dir| dir.join("charsets").is_dir());
+    let share = share.with_context(|| {
+        format!("none of {} has the files of the MariaDB server", MARIADB_SHARE.join(", "))
+    })?;
+    for dir in ["english", "charsets"] {
+        contents.tree(&share.join(dir), &share.join(dir))?;
     }
     let template = database::template()?;
     let name = template.file_name().context("the template has a name")?;
@@ -132,11 +149,7 @@ fn add_databases(contents: &mut Initramfs) -> Result<()> {
 }
 
 fn add_modules(contents: &mut Initramfs, kernel: &Kernel, wanted: &[&str]) -> Result<()> {
-    let files = match modules::files(kernel, wanted) {
-        Ok(files) => files,
-        // A kernel without a module cannot run a scenario that is about it.
-        Err(error) => return Err(Unsupported(format!("{error:#}")).into()),
-    };
+    let files = modules::files(kernel, wanted)?;
     contents.directory(crate::guest::MODULES);
     for (number, file) in files.iter().enumerate() {
         let name = file.file_stem().context("a module has a name")?.to_string_lossy();

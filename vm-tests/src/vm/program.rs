@@ -49,21 +49,23 @@ fn unpack(package: &str, root: &Path) -> Result<()> {
         .lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
         .collect();
-    let making = root.with_extension(format!("{}", std::process::id()));
-    let downloads = making.join("downloads");
-    fs::create_dir_all(&downloads).with_context(|| format!("making {}", downloads.display()))?;
+    let parent = root.parent().context("the cache has a place")?;
+    // Goes with what is in it if anything fails.
+    let making = tempfile::tempdir_in(parent).context("making a directory in the cache")?;
+    let downloads = making.path().join("downloads");
+    fs::create_dir(&downloads).with_context(|| format!("making {}", downloads.display()))?;
     run(Command::new("apt-get")
         .args(["download", "-qq", "-o", "APT::Sandbox::User=root"])
         .args(&names)
         .current_dir(&downloads))?;
     for entry in fs::read_dir(&downloads)? {
-        run(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(&making))?;
+        run(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(making.path()))?;
     }
     fs::remove_dir_all(&downloads)?;
-    match fs::rename(&making, root) {
+    match fs::rename(making.path(), root) {
         Ok(()) => Ok(()),
         // Another run was faster.
-        Err(_) if root.is_dir() => Ok(fs::remove_dir_all(&making)?),
+        Err(_) if root.is_dir() => Ok(()),
         Err(error) => Err(error).context("keeping the unpacked package"),
     }
 }

@@ -9,6 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
@@ -16,23 +17,35 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nix::sys::{prctl, signal::Signal};
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
+    unistd::{getpid, getppid},
+};
 
 use super::{
     accel::Accel,
     channel::{FromGuest, Order, Reply},
 };
 
+/// The role of a machine that does what the host tells it.
+pub const ORDERS: &str = "orders";
+
 /// Lines of the console that an error shows.
 const TAIL_LINES: usize = 30;
 /// Longest wait for QEMU to make its sockets, before the guest runs.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much later than the console's end the channel's last message may be.
+/// How long a console that said something fatal is listened to.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How often a machine that waits looks whether another one is lost.
+const ALARM_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Console texts after which waiting is pointless.
-const FATAL: [&str; 9] = [
+const FATAL: [&str; 8] = [
     "Kernel panic - not syncing",
     "BUG: unable to handle",
     "BUG: kernel NULL pointer",
@@ -42,7 +55,6 @@ const FATAL: [&str; 9] = [
     "Watchdog detected hard LOCKUP",
     // Ours, see `dataplane::load::Error::Program`.
     "the kernel refused the program",
-    "end Kernel panic",
 ];
 
 /// What a machine is made of.
@@ -61,86 +73,113 @@ pub struct Spec {
     pub devices: Vec<String>,
     /// For sockets and the console's log.
     pub dir: PathBuf,
+    /// Shared by machines of one story.
+    pub alarm: Alarm,
 }
 
-/// A machine that runs. Dropping it kills it.
+/// Raised by the console of any machine of a story, so that none is waited for when one of them is lost.
+#[derive(Clone, Debug, Default)]
+pub struct Alarm(Arc<Mutex<Option<Fault>>>);
+
+/// A kernel that can do no more.
+#[derive(Clone, Debug)]
+struct Fault {
+    machine: String,
+    line: String,
+    tail: Tail,
+}
+
+/// The last lines of a console.
+type Tail = Arc<Mutex<VecDeque<String>>>;
+
+/// A machine that runs. Dropping it ends it.
 #[derive(Debug)]
 pub struct Vm {
     spec: Spec,
-    process: Child,
-    events: Receiver<Event>,
+    process: Process,
+    /// Ends when console and channel have ended.
+    messages: Receiver<FromGuest>,
     channel: UnixStream,
-    tail: Arc<Mutex<VecDeque<String>>>,
+    tail: Tail,
+    /// The host wants the machine to end.
+    turned_off: Arc<AtomicBool>,
 }
 
+/// A QEMU that ends when it is dropped.
 #[derive(Debug)]
-enum Event {
-    Message(FromGuest),
-    Fatal(String),
-    /// QEMU closed the console: it ended.
-    Ended,
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nothing to do about a process that cannot be killed.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
 }
 
 impl Vm {
     /// Starts the machine; returns as soon as it runs.
     pub fn boot(spec: &Spec) -> Result<Self> {
         let channel_path = spec.dir.join(format!("{}.channel", spec.name));
-        let mut process = command(spec, &channel_path)
+        let child = command(spec, &channel_path)
             .spawn()
             .context("starting qemu-system-x86_64; `cargo xtask setup` installs it")?;
-        let (sender, events) = mpsc::channel();
-        let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let console = process.stdout.take().context("the console is not piped")?;
+        let mut process = Process(child);
+        let tail = Tail::default();
+        let console = process.0.stdout.take().context("the console is not piped")?;
         let log = File::create(spec.dir.join(format!("{}.console", spec.name)))
             .context("making the console's log")?;
-        let (lines, events_of_console) = (Arc::clone(&tail), sender.clone());
-        thread::spawn(move || watch_console(console, log, &lines, &events_of_console));
-        let connected = connect(&channel_path, &mut process);
-        let channel = match connected {
-            Ok(channel) => channel,
-            Err(error) => {
-                _ = process.kill();
-                _ = process.wait();
-                let said: Vec<String> = lock(&tail).iter().cloned().collect();
-                return Err(error.context(format!(
-                    "starting the machine {}: {}",
-                    spec.name,
-                    said.join("\n")
-                )));
-            }
+        let watcher = Watcher {
+            machine: spec.name.clone(),
+            takes_orders: spec.role == ORDERS,
+            alarm: spec.alarm.clone(),
+            tail: Arc::clone(&tail),
+            log,
         };
+        let (sender, messages) = mpsc::channel();
+        let console_runs = sender.clone();
+        let turned_off = Arc::new(AtomicBool::new(false));
+        let expected = Arc::clone(&turned_off);
+        thread::spawn(move || {
+            watcher.watch(console, &expected);
+            drop(console_runs);
+        });
+        let channel = connect(&channel_path, &mut process.0).map_err(|cause| {
+            cause.context(error(&spec.name, "QEMU does not start the machine", &tail))
+        })?;
         let reader = channel.try_clone().context("sharing the channel")?;
         thread::spawn(move || read_channel(reader, &sender));
-        Ok(Self { spec: spec.clone(), process, events, channel, tail })
+        Ok(Self { spec: spec.clone(), process, messages, channel, tail, turned_off })
     }
 
-    /// The next message, an error with the console's end if the guest fails or stays silent until `deadline`.
+    /// The next message; an error with the console's end if a kernel fails, this machine ends, or nothing comes until `deadline`.
     pub fn next(&self, deadline: Instant) -> Result<FromGuest> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(left) {
-            Ok(Event::Message(message)) => Ok(message),
-            Ok(Event::Fatal(line)) => {
-                // What follows it says why.
-                thread::sleep(Duration::from_millis(500));
-                Err(self.error(&line))
+        loop {
+            self.spec.alarm.check()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.recv_timeout(left.min(ALARM_INTERVAL)) {
+                Ok(message) => return Ok(message),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                    return Err(self.error("it said nothing in time"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.spec.alarm.check()?;
+                    return Err(self.error("it turned itself off"));
+                }
             }
-            Ok(Event::Ended) => match self.events.recv_timeout(LAST_WORDS) {
-                // It came by the other thread.
-                Ok(Event::Message(message)) => Ok(message),
-                _ => Err(self.error("the machine turned itself off")),
-            },
-            Err(RecvTimeoutError::Timeout) => Err(self.error("the guest is silent")),
-            Err(RecvTimeoutError::Disconnected) => Err(self.error("the machine is gone")),
         }
     }
 
     fn error(&self, what: &str) -> anyhow::Error {
-        let lines: Vec<String> = lock(&self.tail).iter().cloned().collect();
-        anyhow!("machine {}: {what}; its console ends:\n{}", self.spec.name, lines.join("\n"))
+        error(&self.spec.name, what, &self.tail)
     }
 
     /// Gives an order that has no answer.
     pub fn tell(&mut self, order: &Order) -> Result<()> {
+        if matches!(order, Order::PowerOff) {
+            self.turned_off.store(true, Ordering::Relaxed);
+        }
         let mut line = serde_json::to_string(order)?;
         line.push('\n');
         self.channel
@@ -187,15 +226,16 @@ impl Vm {
 
     /// Cuts the power: what was not on the disk is lost.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill().context("killing QEMU")?;
-        self.process.wait().context("waiting for QEMU")?;
+        self.turned_off.store(true, Ordering::Relaxed);
+        self.process.0.kill().context("killing QEMU")?;
+        self.process.0.wait().context("waiting for QEMU")?;
         Ok(())
     }
 
     /// Waits until the machine has turned itself off.
     pub fn wait_off(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        while self.process.try_wait().context("waiting for QEMU")?.is_none() {
+        while self.process.0.try_wait().context("waiting for QEMU")?.is_none() {
             if Instant::now() > deadline {
                 return Err(self.error("it does not turn itself off"));
             }
@@ -209,19 +249,14 @@ impl Vm {
     }
 }
 
-impl Drop for Vm {
-    fn drop(&mut self) {
-        // Nothing to do about a process that cannot be killed.
-        _ = self.kill();
-    }
-}
-
 fn command(spec: &Spec, channel: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     let append = [
         "console=ttyS0 panic=-1 loglevel=4 random.trust_cpu=on no_timer_check",
         // An emulated processor may be away for long: only what lasts is a lockup.
         "watchdog_thresh=30 softlockup_panic=1",
+        // What kills one task of a kernel would otherwise go unnoticed by the rest.
+        "oops=panic",
         &format!("pairflip.run={}", spec.role),
     ]
     .join(" ");
@@ -249,11 +284,17 @@ fn command(spec: &Spec, channel: &Path) -> Command {
         .stderr(Stdio::null())
         // Ctrl-C at the terminal is for the one who owns the machine.
         .process_group(0);
-    // SAFETY: prctl and dup2 are system calls and nothing else, so they are safe between fork and exec.
+    let harness = getpid();
+    // SAFETY: these are system calls and nothing else, so they are safe between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            // However this process ends, its machines end with it.
+        command.pre_exec(move || {
+            // However this process ends, its machines end with it; also if it has ended by now.
             prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if getppid() != harness {
+                return Err(std::io::Error::other("the harness has ended"));
+            }
+            // This process waits for signals on a thread; a machine must not inherit that they are blocked.
+            SigSet::empty().thread_set_mask()?;
             // QEMU's own complaints belong into the console's log.
             if libc::dup2(1, 2) < 0 {
                 return Err(std::io::Error::last_os_error());
@@ -284,47 +325,74 @@ fn connect(path: &Path, process: &mut Child) -> Result<UnixStream> {
     }
 }
 
-fn watch_console(
-    console: impl Read,
-    mut log: File,
-    tail: &Mutex<VecDeque<String>>,
-    events: &Sender<Event>,
-) {
-    let mut reader = BufReader::new(console);
-    let mut bytes = Vec::new();
-    while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        // A log that cannot be written must not stop the watching.
-        _ = log.write_all(&bytes);
-        bytes.clear();
-        let fatal = FATAL.iter().any(|text| line.contains(text));
-        {
-            let mut tail = lock(tail);
-            tail.push_back(line.clone());
+impl Alarm {
+    /// An error once a machine is lost.
+    pub fn check(&self) -> Result<()> {
+        let Some(fault) = lock(&self.0).clone() else { return Ok(()) };
+        // What the console says next is why.
+        thread::sleep(LAST_WORDS);
+        Err(error(&fault.machine, &fault.line, &fault.tail))
+    }
+}
+
+fn error(machine: &str, what: &str, tail: &Tail) -> anyhow::Error {
+    let lines: Vec<String> = lock(tail).iter().cloned().collect();
+    anyhow!("machine {machine}: {what}; its console ends:\n{}", lines.join("\n"))
+}
+
+/// Reads a machine's console to its end.
+struct Watcher {
+    machine: String,
+    /// It ends when the host wants it, and not by itself.
+    takes_orders: bool,
+    alarm: Alarm,
+    tail: Tail,
+    log: File,
+}
+
+impl Watcher {
+    fn watch(mut self, console: impl Read, turned_off: &AtomicBool) {
+        let mut reader = BufReader::new(console);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            // A log that cannot be written must not stop the watching.
+            _ = self.log.write_all(&bytes);
+            let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            bytes.clear();
+            if FATAL.iter().any(|text| line.contains(text)) {
+                self.raise(&line);
+            }
+            let mut tail = lock(&self.tail);
+            tail.push_back(line);
             if tail.len() > TAIL_LINES {
                 tail.pop_front();
             }
         }
-        // Nobody listens any more when the machine is being dropped.
-        if fatal && events.send(Event::Fatal(line)).is_err() {
-            break;
+        if self.takes_orders && !turned_off.load(Ordering::Relaxed) {
+            self.raise("it turned itself off");
         }
     }
-    _ = events.send(Event::Ended);
+
+    fn raise(&self, line: &str) {
+        lock(&self.alarm.0).get_or_insert_with(|| Fault {
+            machine: self.machine.clone(),
+            line: line.to_owned(),
+            tail: Arc::clone(&self.tail),
+        });
+    }
 }
 
-fn read_channel(channel: UnixStream, events: &Sender<Event>) {
-    for line in BufReader::new(channel).lines() {
-        let Ok(line) = line else { break };
-        match serde_json::from_str(&line) {
-            Ok(message) => {
-                if events.send(Event::Message(message)).is_err() {
-                    break;
-                }
-            }
-            // The port may carry a byte of the firmware's before the guest opens it.
-            Err(_) => continue,
+fn read_channel(channel: UnixStream, messages: &Sender<FromGuest>) {
+    let mut reader = BufReader::new(channel);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+        // What is no message is the firmware's, from before the guest opened the port.
+        if let Ok(message) = serde_json::from_slice(&bytes)
+            && messages.send(message).is_err()
+        {
+            break;
         }
+        bytes.clear();
     }
 }
 

@@ -1,14 +1,14 @@
 //! The directory of one run: sockets, initramfs, disks. It goes with the run, and one of a killed run with the next.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
+use nix::unistd::getuid;
 
-const PREFIX: &str = "pairflip-vm-";
+use crate::cache_dir;
 
 /// Dropping it removes the directory.
 #[derive(Debug)]
@@ -19,12 +19,17 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes a directory in the system's place for temporary files; removes those of runs that were killed.
+    /// Makes a directory in the system's place for temporary files; removes those of this user's runs that were killed.
     pub fn make() -> Result<Self> {
+        fs::create_dir_all(cache_dir()).context("making the cache")?;
+        // Nobody looks for what is stale while a directory is made.
+        let making = File::create(cache_dir().join("vm.lock")).context("making a lock")?;
+        making.lock().context("waiting for another run to start")?;
         let parent = std::env::temp_dir();
-        remove_stale(&parent)?;
+        let prefix = format!("pairflip-vm-{}-", getuid());
+        remove_stale(&parent, &prefix)?;
         // Short, because the path of a socket has 108 bytes at most.
-        let path = parent.join(format!("{PREFIX}{}", std::process::id()));
+        let path = parent.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         let lock = File::create(path.join("lock")).context("making the run's lock")?;
         lock.lock().context("locking the run's directory")?;
@@ -43,26 +48,18 @@ impl Drop for RunDir {
     }
 }
 
-fn remove_stale(parent: &Path) -> Result<()> {
+fn remove_stale(parent: &Path, prefix: &str) -> Result<()> {
     let entries = fs::read_dir(parent).with_context(|| format!("reading {}", parent.display()))?;
     for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let ours = entry.file_name().to_string_lossy().starts_with(prefix);
+        // One without a lock was killed while it was made.
+        let lock = File::open(entry.path().join("lock"));
+        if ours && lock.is_ok_and(|lock| lock.try_lock().is_err()) {
             continue;
         }
-        let dead = match File::open(entry.path().join("lock")) {
-            Ok(lock) => match lock.try_lock() {
-                Ok(()) => true,
-                Err(TryLockError::WouldBlock) => false,
-                // Another user's.
-                Err(TryLockError::Error(_)) => false,
-            },
-            // Just being made, or another user's.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(_) => false,
-        };
-        if dead {
-            fs::remove_dir_all(entry.path())
-                .with_context(|| format!("removing {}", entry.path().display()))?;
+        if ours {
+            // It may be removed by its owner, who just ended.
+            _ = fs::remove_dir_all(entry.path());
         }
     }
     Ok(())
@@ -80,11 +77,15 @@ mod tests {
             fs::create_dir(&path).unwrap();
             (File::create(path.join("lock")).unwrap(), path)
         };
-        let (_, dead) = run("pairflip-vm-1");
-        let (alive, kept) = run("pairflip-vm-2");
+        let (_, dead) = run("pairflip-vm-7-1");
+        let (alive, kept) = run("pairflip-vm-7-2");
         alive.lock().unwrap();
+        let (_, of_another_user) = run("pairflip-vm-8-1");
         let (_, other) = run("something-else");
-        remove_stale(parent.path()).unwrap();
-        assert_eq!((dead.exists(), kept.exists(), other.exists()), (false, true, true));
+        let half_made = parent.path().join("pairflip-vm-7-3");
+        fs::create_dir(&half_made).unwrap();
+        remove_stale(parent.path(), "pairflip-vm-7-").unwrap();
+        assert_eq!((dead.exists(), half_made.exists()), (false, false));
+        assert_eq!((kept.exists(), of_another_user.exists(), other.exists()), (true, true, true));
     }
 }
