@@ -216,8 +216,10 @@ pub(crate) fn template() -> Result<PathBuf> {
     if template.is_dir() {
         return Ok(template);
     }
-    let making = cache.join(format!("mariadb-{version}.{}", std::process::id()));
-    fs::create_dir_all(&cache)?;
+    fs::create_dir_all(&cache).context("making the cache")?;
+    // Goes with what is in it if anything fails.
+    let making = tempfile::tempdir_in(&cache).context("making a directory in the cache")?;
+    let data = making.path().join("data");
     let mut install = Command::new("mariadb-install-db");
     if geteuid().is_root() {
         // It would refuse to run as root otherwise; nobody else may name a user.
@@ -225,11 +227,11 @@ pub(crate) fn template() -> Result<PathBuf> {
     }
     run(install
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-        .arg(format!("--datadir={}", making.display())))?;
-    match fs::rename(&making, &template) {
+        .arg(format!("--datadir={}", data.display())))?;
+    match fs::rename(&data, &template) {
         Ok(()) => {}
         // Another run was faster.
-        Err(_) if template.is_dir() => fs::remove_dir_all(&making)?,
+        Err(_) if template.is_dir() => {}
         Err(error) => return Err(error).context("keeping the template of the databases"),
     }
     Ok(template)

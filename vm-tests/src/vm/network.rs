@@ -24,7 +24,7 @@ const VECTORS: u32 = 2 * QUEUES + 2;
 pub enum Network {
     /// Cards with several queues.
     Tap,
-    /// Works everywhere; one queue.
+    /// Needs no rights; one queue. QEMU 7.2 or newer.
     Socket,
 }
 
@@ -96,8 +96,6 @@ impl Card {
                     path(last),
                     path(peer)
                 );
-                // A socket that a killed machine left would be in the way.
-                _ = fs::remove_file(path(last));
                 (backend, String::new())
             }
         };
