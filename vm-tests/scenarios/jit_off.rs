@@ -5,19 +5,12 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 
 use super::serve_and_flip;
-use crate::scenario::{
-    LAB_MODULES, LAB_PROGRAMS, Needs, Notes, Scenario, Story, Suite, Unsupported,
-};
+use crate::scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite, Unsupported};
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "serve-and-flip with the kernel's BPF compiler turned off",
     suite: Suite::All,
-    needs: Needs {
-        programs: LAB_PROGRAMS,
-        modules: LAB_MODULES,
-        databases: true,
-        packet_tests: false,
-    },
+    needs: LAB_NEEDS,
     limit: Duration::from_secs(400),
     story: Story::OneGuest(story),
 };

@@ -5,14 +5,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::{
-    scenario::{MACHINES_NEEDS, Notes, Scenario, Story, Suite},
+    scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
     vm::machines::{Attach, Machines, client_line},
 };
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "the redirector's cables pulled and put in: connections wait or end, new ones come back",
     suite: Suite::All,
-    needs: MACHINES_NEEDS,
+    needs: LAB_NEEDS,
     limit: Duration::from_secs(600),
     story: Story::Machines(story),
 };

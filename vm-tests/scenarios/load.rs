@@ -7,7 +7,7 @@ use aya::programs::ProgramInfo;
 
 use crate::{
     Daemon, Namespace,
-    scenario::{LAB_MODULES, Needs, Notes, Scenario, Story, Suite},
+    scenario::{Needs, Notes, Scenario, Story, Suite},
 };
 
 const CONFIG: &str = "/etc/pairflip/pairflip.toml";
@@ -20,7 +20,7 @@ const OWN_LIMIT: u32 = VERIFIER_LIMIT / 10;
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "the kernel's verifier accepts the program; how many instructions it looked at",
     suite: Suite::Quick,
-    needs: Needs { programs: &[], modules: LAB_MODULES, databases: false, packet_tests: false },
+    needs: Needs { programs: &[], modules: &["veth"], databases: false, packet_tests: false },
     limit: Duration::from_secs(120),
     story: Story::OneGuest(story),
 };

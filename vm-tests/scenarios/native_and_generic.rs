@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::{
-    scenario::{MACHINES_NEEDS, Notes, Scenario, Story, Suite},
+    scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
     vm::{
         machines::{Attach, Machines, client_line, sum},
         network::Network,
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "native XDP on virtio cards with several queues against generic XDP: behaviour, and a transfer's time",
     suite: Suite::All,
-    needs: MACHINES_NEEDS,
+    needs: LAB_NEEDS,
     limit: Duration::from_secs(600),
     story: Story::Machines(story),
 };

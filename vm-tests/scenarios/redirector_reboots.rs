@@ -5,14 +5,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    scenario::{MACHINES_NEEDS, Notes, Scenario, Story, Suite},
+    scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
     vm::machines::{Attach, Machines},
 };
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "the redirector's power cut, and a reboot: the active pair restored, VIPs announced again",
     suite: Suite::All,
-    needs: MACHINES_NEEDS,
+    needs: LAB_NEEDS,
     limit: Duration::from_secs(900),
     story: Story::Machines(story),
 };

@@ -11,18 +11,13 @@ use anyhow::{Result, ensure};
 use crate::{
     Client, Lab, Options,
     lab::topology::{VIP_READ, VIP_WRITE},
-    scenario::{LAB_MODULES, LAB_PROGRAMS, Needs, Notes, Scenario, Story, Suite},
+    scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
 };
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "real servers in one guest: who gets what, a flip, a replica that dies",
     suite: Suite::Quick,
-    needs: Needs {
-        programs: LAB_PROGRAMS,
-        modules: LAB_MODULES,
-        databases: true,
-        packet_tests: false,
-    },
+    needs: LAB_NEEDS,
     limit: Duration::from_secs(400),
     story: Story::OneGuest(story),
 };

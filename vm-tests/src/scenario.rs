@@ -80,11 +80,10 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
     })
 }
 
-/// Modules that scenarios in one guest need for the lab's network.
-pub const LAB_MODULES: &[&str] = &["veth", "bridge"];
-/// Program that the lab calls.
-pub const LAB_PROGRAMS: &[&str] = &["ethtool"];
-
-/// What a story of three machines needs.
-pub const MACHINES_NEEDS: Needs =
-    Needs { programs: &["ethtool"], modules: LAB_MODULES, databases: true, packet_tests: false };
+/// What the lab needs in a guest, and the four servers of the database machine, which are a part of it.
+pub const LAB_NEEDS: Needs = Needs {
+    programs: &["ethtool"],
+    modules: &["veth", "bridge"],
+    databases: true,
+    packet_tests: false,
+};
