@@ -3,6 +3,7 @@
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash as _, Hasher as _},
+    os::unix::process::CommandExt as _,
     path::Path,
     sync::mpsc,
 };
@@ -130,14 +131,47 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
 fn a_kernel_that_is_too_old_is_told_what_it_lacks() {
     let lab = Lab::up(&options(), |_| {}).unwrap();
     let config = lab.write_config(|config| config).unwrap();
-    // The kernel calls itself 2.6 to this process (personality(2), UNAME26), and aya does without what came later.
-    let mut daemon = lab.ns("redirector").command("setarch").unwrap();
-    daemon.args(["--uname-2.6", &binary("pairflipd"), "--config"]).arg(config);
+    // It does not end by itself if it starts after all.
+    let mut daemon = lab.ns("redirector").command("timeout").unwrap();
+    daemon.args(["30", &binary("pairflipd"), "--config"]).arg(config);
+    // SAFETY: system calls and nothing else, so they are safe between fork and exec.
+    unsafe { daemon.pre_exec(become_old) };
     let output = pairflip_vm_tests::command::output(&mut daemon).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains("this is Linux 2.6") && said.contains("older than 5.10"), "{said}");
     assert!(said.contains("BPF links for XDP (Linux 5.9)"), "{said}");
+}
+
+/// Makes the kernel call itself 2.6 to this process, and know no BPF links, like one before 5.7.
+fn become_old() -> std::io::Result<()> {
+    /// personality(2).
+    const UNAME26: libc::c_ulong = 0x0002_0000;
+    /// Of `enum bpf_cmd`.
+    const BPF_LINK_CREATE: u32 = 28;
+    /// Where `struct seccomp_data` has the system call's number and its first argument.
+    const NUMBER: u32 = 0;
+    const FIRST_ARGUMENT: u32 = 16;
+    let load = |offset| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: offset };
+    let skip_unless = |value, jf| libc::sock_filter { code: 0x15, jt: 0, jf, k: value };
+    let answer = |value| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: value };
+    let mut filter = [
+        load(NUMBER),
+        skip_unless(libc::SYS_bpf as u32, 3),
+        load(FIRST_ARGUMENT),
+        skip_unless(BPF_LINK_CREATE, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program =
+        libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_mut_ptr() };
+    // SAFETY: the filter lives through the calls, which copy it.
+    let failed = unsafe {
+        libc::personality(UNAME26) < 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) < 0
+    };
+    if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[test]
