@@ -18,9 +18,10 @@ use pairflip_vm_tests::{
     vm::{
         accel::Accel,
         channel::{FromGuest, Verdict},
+        console::Alarm,
         kernel::{self, Freshness},
         pack,
-        qemu::{Alarm, Spec, Vm},
+        qemu::{Spec, Vm},
     },
 };
 

@@ -8,9 +8,10 @@ use std::{
 
 use super::{
     channel::{FromGuest, Verdict},
+    console::Alarm,
     kernel::Kernel,
     pack,
-    qemu::{Alarm, Spec, Vm},
+    qemu::{Spec, Vm},
 };
 
 /// Longest wait for a guest under KVM to boot; it takes about one second where it works.

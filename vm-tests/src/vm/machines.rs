@@ -16,8 +16,9 @@ use serde_json::Value;
 use super::{
     accel::Accel,
     channel::{FromGuest, Order, Reply},
+    console::Alarm,
     network::{self, Card, Network},
-    qemu::{Alarm, ORDERS, Spec, Vm},
+    qemu::{ORDERS, Spec, Vm},
 };
 use crate::{
     command::run,

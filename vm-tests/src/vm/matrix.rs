@@ -16,11 +16,12 @@ use anyhow::{Context as _, Result};
 use super::{
     accel::Accel,
     channel::{FromGuest, Verdict},
+    console::Alarm,
     kernel::Kernel,
     machines::{Machines, Plan},
     network::Network,
     pack::{Build, memory_mib, pack},
-    qemu::{Alarm, Spec, Vm},
+    qemu::{Spec, Vm},
 };
 use crate::scenario::{Notes, Scenario, Story, Unsupported};
 

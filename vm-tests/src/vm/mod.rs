@@ -3,6 +3,7 @@
 pub mod accel;
 mod archive;
 pub mod channel;
+pub mod console;
 mod initramfs;
 pub mod kernel;
 pub mod machines;

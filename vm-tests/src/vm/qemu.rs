@@ -1,14 +1,13 @@
 //! One virtual machine: a QEMU process, its console and its channel.
 
 use std::{
-    collections::VecDeque,
     fs::File,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -16,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use nix::{
     sys::{
         prctl,
@@ -28,34 +27,17 @@ use nix::{
 use super::{
     accel::Accel,
     channel::{FromGuest, Order, Reply},
+    console::{Alarm, Excerpt, Watcher},
 };
 
 /// The role of a machine that does what the host tells it.
 pub const ORDERS: &str = "orders";
 
-/// Lines of the console that an error shows.
-const TAIL_LINES: usize = 30;
 /// Longest wait for QEMU to make its sockets, before the guest runs.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a console that said something fatal is listened to.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
 /// How often a machine that waits looks whether another one is lost.
 const ALARM_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Console texts after which waiting is pointless.
-const FATAL: [&str; 8] = [
-    "Kernel panic - not syncing",
-    "BUG: unable to handle",
-    "BUG: kernel NULL pointer",
-    "general protection fault",
-    "Oops: ",
-    "watchdog: BUG: soft lockup",
-    "Watchdog detected hard LOCKUP",
-    // Ours, see `dataplane::load::Error::Program`.
-    "the kernel refused the program",
-];
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -77,21 +59,6 @@ pub struct Spec {
     pub alarm: Alarm,
 }
 
-/// Raised by the console of any machine of a story, so that none is waited for when one of them is lost.
-#[derive(Clone, Debug, Default)]
-pub struct Alarm(Arc<Mutex<Option<Fault>>>);
-
-/// A kernel that can do no more.
-#[derive(Clone, Debug)]
-struct Fault {
-    machine: String,
-    line: String,
-    tail: Tail,
-}
-
-/// The last lines of a console.
-type Tail = Arc<Mutex<VecDeque<String>>>;
-
 /// A machine that runs. Dropping it ends it.
 #[derive(Debug)]
 pub struct Vm {
@@ -100,7 +67,7 @@ pub struct Vm {
     /// Ends when console and channel have ended.
     messages: Receiver<FromGuest>,
     channel: UnixStream,
-    tail: Tail,
+    excerpt: Excerpt,
     /// The host wants the machine to end.
     turned_off: Arc<AtomicBool>,
 }
@@ -125,7 +92,7 @@ impl Vm {
             .spawn()
             .context("starting qemu-system-x86_64; `cargo xtask setup` installs it")?;
         let mut process = Process(child);
-        let tail = Tail::default();
+        let excerpt = Excerpt::default();
         let console = process.0.stdout.take().context("the console is not piped")?;
         let log = File::create(spec.dir.join(format!("{}.console", spec.name)))
             .context("making the console's log")?;
@@ -133,7 +100,7 @@ impl Vm {
             machine: spec.name.clone(),
             takes_orders: spec.role == ORDERS,
             alarm: spec.alarm.clone(),
-            tail: Arc::clone(&tail),
+            excerpt: excerpt.clone(),
             log,
         };
         let (sender, messages) = mpsc::channel();
@@ -145,11 +112,11 @@ impl Vm {
             drop(console_runs);
         });
         let channel = connect(&channel_path, &mut process.0).map_err(|cause| {
-            cause.context(error(&spec.name, "QEMU does not start the machine", &tail))
+            cause.context(excerpt.error(&spec.name, "QEMU does not start the machine"))
         })?;
         let reader = channel.try_clone().context("sharing the channel")?;
         thread::spawn(move || read_channel(reader, &sender));
-        Ok(Self { spec: spec.clone(), process, messages, channel, tail, turned_off })
+        Ok(Self { spec: spec.clone(), process, messages, channel, excerpt, turned_off })
     }
 
     /// The next message; an error with the console's end if a kernel fails, this machine ends, or nothing comes until `deadline`.
@@ -172,7 +139,7 @@ impl Vm {
     }
 
     fn error(&self, what: &str) -> anyhow::Error {
-        error(&self.spec.name, what, &self.tail)
+        self.excerpt.error(&self.spec.name, what)
     }
 
     /// Gives an order that has no answer.
@@ -325,63 +292,6 @@ fn connect(path: &Path, process: &mut Child) -> Result<UnixStream> {
     }
 }
 
-impl Alarm {
-    /// An error once a machine is lost.
-    pub fn check(&self) -> Result<()> {
-        let Some(fault) = lock(&self.0).clone() else { return Ok(()) };
-        // What the console says next is why.
-        thread::sleep(LAST_WORDS);
-        Err(error(&fault.machine, &fault.line, &fault.tail))
-    }
-}
-
-fn error(machine: &str, what: &str, tail: &Tail) -> anyhow::Error {
-    let lines: Vec<String> = lock(tail).iter().cloned().collect();
-    anyhow!("machine {machine}: {what}; its console ends:\n{}", lines.join("\n"))
-}
-
-/// Reads a machine's console to its end.
-struct Watcher {
-    machine: String,
-    /// It ends when the host wants it, and not by itself.
-    takes_orders: bool,
-    alarm: Alarm,
-    tail: Tail,
-    log: File,
-}
-
-impl Watcher {
-    fn watch(mut self, console: impl Read, turned_off: &AtomicBool) {
-        let mut reader = BufReader::new(console);
-        let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-            // A log that cannot be written must not stop the watching.
-            _ = self.log.write_all(&bytes);
-            let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-            bytes.clear();
-            if FATAL.iter().any(|text| line.contains(text)) {
-                self.raise(&line);
-            }
-            let mut tail = lock(&self.tail);
-            tail.push_back(line);
-            if tail.len() > TAIL_LINES {
-                tail.pop_front();
-            }
-        }
-        if self.takes_orders && !turned_off.load(Ordering::Relaxed) {
-            self.raise("it turned itself off");
-        }
-    }
-
-    fn raise(&self, line: &str) {
-        lock(&self.alarm.0).get_or_insert_with(|| Fault {
-            machine: self.machine.clone(),
-            line: line.to_owned(),
-            tail: Arc::clone(&self.tail),
-        });
-    }
-}
-
 fn read_channel(channel: UnixStream, messages: &Sender<FromGuest>) {
     let mut reader = BufReader::new(channel);
     let mut bytes = Vec::new();
@@ -394,8 +304,4 @@ fn read_channel(channel: UnixStream, messages: &Sender<FromGuest>) {
         }
         bytes.clear();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
