@@ -13,6 +13,7 @@ use crate::{
     moment::Moment,
     output::Pace,
     reason::{BackendReason, ReplicationFault},
+    slow_start::Warmth,
     view::BackendView,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Backend {
     pub(crate) health: Health,
     /// Counted for replicas only.
     pub(crate) fitness: Health,
+    /// Of replicas only; a primary is always warm.
+    pub(crate) warmth: Warmth,
     /// The last answer, however long ago.
     pub(crate) facts: Option<Facts>,
     /// Why the last probe got no answer; `None` if it got one.
@@ -54,6 +57,7 @@ impl Backend {
             role,
             health: Health::NEW,
             fitness: Health::NEW,
+            warmth: Warmth::Warm,
             facts: None,
             failure: None,
             checked_at: None,
@@ -154,6 +158,13 @@ impl Backend {
             (Verdict::Down, _) | (_, Verdict::Down) => Verdict::Down,
             (Verdict::Up, Verdict::Up) => Verdict::Up,
             (Verdict::None, _) | (_, Verdict::None) => Verdict::None,
+        }
+    }
+
+    /// Takes the step of a slow start that is due; see [`crate::slow_start`].
+    pub(crate) fn warm_up(&mut self, slow_start: Duration, now: Moment) {
+        if self.role == Role::Replica {
+            self.warmth = self.warmth.after(self.read_verdict(), slow_start, now);
         }
     }
 

@@ -4,7 +4,7 @@
 //! | State | Trigger | Next | Why |
 //! |---|---|---|---|
 //! | no table | every route's answer is known | swap | first answers |
-//! | table | an answer differs from the table | swap | checked, caught up |
+//! | table | an answer differs from the table | swap | checked, caught up, slow start |
 //! | swap under way | `Applied` ok | the new table is in force | - |
 //! | swap under way | `Applied` failed | the old table is in force; again after `fast_interval` | retry |
 //! | a pair active | `Flip` accepted | flip persisting | operator |
@@ -94,7 +94,7 @@ impl Cluster {
         let (active, source) = start::active(&spec, state_file, table.as_ref());
         let table = table.filter(|table| table.active == active);
         let presumed = table.iter().flat_map(|table| &table.routes);
-        let presumed = presumed.map(|target| target.backends().to_vec()).collect();
+        let presumed = presumed.map(|target| target.backends().collect()).collect();
         let mut cluster = Self {
             backends: spec.pairs.iter().flat_map(backends_of).collect(),
             active,
@@ -242,7 +242,8 @@ impl Cluster {
         let old = self.table.take();
         for ((route, to), reason) in self.spec.routes.iter().zip(&table.routes).zip(reasons) {
             let from = old.as_ref().and_then(|old| old.routes.get(usize::from(route.id.0)));
-            if from.is_some_and(|from| from.backends() == to.backends()) {
+            // A share that grows is no change of the route.
+            if from.is_some_and(|from| from.backends().eq(to.backends())) {
                 continue;
             }
             let what = EventKind::RouteChanged {
@@ -321,11 +322,14 @@ impl Cluster {
     }
 
     pub(crate) fn timed_out(&mut self, now: Moment, outputs: &mut Outputs) {
-        self.advance(ChangeReason::Retry, now, outputs);
+        let is_retry = self.swap.retry_at.is_some_and(|at| at <= now);
+        let trigger = if is_retry { ChangeReason::Retry } else { ChangeReason::SlowStart };
+        self.advance(trigger, now, outputs);
     }
 
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten().min()
+        let retries = [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten();
+        retries.chain(self.next_warm_up()).min()
     }
 
     fn pair(&self, id: PairId) -> &PairSpec {

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
-    output::RouteTable,
+    output::{RouteTable, Share},
 };
 
 /// One cluster as configured.
@@ -35,6 +35,8 @@ pub struct ClusterSpec {
     pub timeout: Duration,
     /// A replica further behind than this is unfit for reads.
     pub max_lag: Duration,
+    /// Time over which a replica that returns gets its full share; zero gives it at once.
+    pub slow_start: Duration,
     /// What a flip does to the old pair's flows when the request does not say.
     pub drain: Drain,
     /// In the order of their ids, starting with 0.
@@ -57,13 +59,14 @@ pub struct PairSpec {
     pub id: PairId,
     pub name: String,
     pub primary: BackendId,
-    pub replicas: Vec<BackendId>,
+    /// With their full weights.
+    pub replicas: Vec<Share>,
 }
 
 impl PairSpec {
     /// Returns the pair's backends, the primary first.
     pub fn backends(&self) -> impl Iterator<Item = BackendId> + '_ {
-        std::iter::once(self.primary).chain(self.replicas.iter().copied())
+        std::iter::once(self.primary).chain(self.replicas.iter().map(|share| share.backend))
     }
 }
 
@@ -99,7 +102,8 @@ pub struct Restored {
     /// The highest generation that was ever seen, from the state file or the kernel.
     pub generation: BTreeMap<ClusterId, Generation>,
     /// What the kernel forwards by at this moment. A refused route has
-    /// [`crate::RouteReason::Restored`].
+    /// [`crate::RouteReason::Restored`]. A weight of 0 stands for one that is not known: the first
+    /// table replaces it.
     pub tables: BTreeMap<ClusterId, RouteTable>,
 }
 

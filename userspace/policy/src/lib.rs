@@ -13,6 +13,7 @@
 //! use pairflip_policy::*;
 //!
 //! let (a1, a2, b1, b2) = (BackendId(0), BackendId(1), BackendId(2), BackendId(3));
+//! let replicas = |backend| vec![Share { backend, weight: 100 }];
 //! let spec = ClusterSpec {
 //!     id: ClusterId(0),
 //!     name: "main".into(),
@@ -22,11 +23,12 @@
 //!     fast_interval: Duration::from_millis(500),
 //!     timeout: Duration::from_millis(500),
 //!     max_lag: Duration::from_secs(10),
+//!     slow_start: Duration::ZERO,
 //!     drain: Drain::Finish,
 //!     routes: vec![RouteSpec { id: RouteId(0), name: "writes".into(), access: Access::Write }],
 //!     pairs: vec![
-//!         PairSpec { id: PairId(0), name: "pair1".into(), primary: a1, replicas: vec![a2] },
-//!         PairSpec { id: PairId(1), name: "pair2".into(), primary: b1, replicas: vec![b2] },
+//!         PairSpec { id: PairId(0), name: "pair1".into(), primary: a1, replicas: replicas(a2) },
+//!         PairSpec { id: PairId(1), name: "pair2".into(), primary: b1, replicas: replicas(b2) },
 //!     ],
 //! };
 //! let mut policy = Policy::new(vec![spec], Restored::default(), Moment::START);
@@ -80,6 +82,8 @@
 //! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
 //!   `cut`.
 //! - When nothing is heard from any backend, nothing changes.
+//! - A share's weight is at least 1 and at most the configured one; it is less only while its
+//!   replica, back after it was unfit, is within [`ClusterSpec::slow_start`].
 //! - An input that does not fit changes nothing.
 //!
 //! # Detection time
@@ -105,6 +109,7 @@ pub mod moment;
 pub mod output;
 pub mod reason;
 mod routing;
+mod slow_start;
 pub mod view;
 
 pub use health::{Health, Verdict};
@@ -117,7 +122,7 @@ pub use machine::Policy;
 pub use moment::Moment;
 pub use output::{
     EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable, RouteTarget,
-    Severity,
+    Severity, Share,
 };
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,

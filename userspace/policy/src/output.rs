@@ -46,33 +46,63 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Returns whether both tables send every new connection the same way, whatever the reasons and
-    /// generations.
+    /// Returns whether both tables send new connections the same way and in the same shares, whatever
+    /// the reasons and generations.
     #[must_use]
     pub fn routes_like(&self, other: &Self) -> bool {
         self.active == other.active
             && self.routes.len() == other.routes.len()
-            && self.routes.iter().zip(&other.routes).all(|(a, b)| a.backends() == b.backends())
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| a.sends_like(b))
     }
 }
 
 /// Where new connections of one route go.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RouteTarget {
-    /// To one of these; never empty.
-    Forward { backends: Vec<BackendId> },
+    /// To one of these, each in its share; never empty.
+    Forward { backends: Vec<Share> },
     /// Nowhere.
     Refuse { reason: RouteReason },
 }
 
 impl RouteTarget {
-    /// Returns the backends that take new connections; none for a refused route.
+    /// Returns the backends that take new connections with their shares; none for a refused route.
     #[must_use]
-    pub fn backends(&self) -> &[BackendId] {
+    pub fn shares(&self) -> &[Share] {
         match self {
             Self::Forward { backends } => backends,
             Self::Refuse { .. } => &[],
         }
+    }
+
+    /// Returns the backends that take new connections; none for a refused route.
+    pub fn backends(&self) -> impl Iterator<Item = BackendId> + '_ {
+        self.shares().iter().map(|share| share.backend)
+    }
+
+    fn sends_like(&self, other: &Self) -> bool {
+        match (self.shares(), other.shares()) {
+            // All of the connections, whatever the weight.
+            ([only], [others_only]) => only.backend == others_only.backend,
+            (shares, others) => shares == others,
+        }
+    }
+}
+
+/// A backend's part of a route's new connections: `weight` of the sum of the route's weights.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Share {
+    pub backend: BackendId,
+    /// At least 1.
+    pub weight: u16,
+}
+
+impl Share {
+    /// Of a primary, which never shares a route.
+    pub const PRIMARY_WEIGHT: u16 = 100;
+
+    pub(crate) const fn primary(backend: BackendId) -> Self {
+        Self { backend, weight: Self::PRIMARY_WEIGHT }
     }
 }
 

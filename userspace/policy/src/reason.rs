@@ -202,6 +202,8 @@ pub enum ChangeReason {
     CaughtUp,
     /// The last swap failed.
     Retry,
+    /// A replica that returned gets more of its share.
+    SlowStart,
     Flip {
         request: RequestId,
         from: PairId,
@@ -216,6 +218,7 @@ impl fmt::Display for ChangeReason {
             Self::Checked { backend } => write!(f, "check of {backend}"),
             Self::CaughtUp => f.write_str("changed during the last swap"),
             Self::Retry => f.write_str("the last swap failed"),
+            Self::SlowStart => f.write_str("slow start of a replica"),
             Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     health::Verdict,
     ids::BackendId,
     input::{Access, PairSpec},
-    output::RouteTarget,
+    output::{RouteTarget, Share},
     reason::RouteReason,
 };
 
@@ -22,7 +22,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    const fn forward(backends: Vec<BackendId>, reason: RouteReason) -> Self {
+    const fn forward(backends: Vec<Share>, reason: RouteReason) -> Self {
         Self { target: RouteTarget::Forward { backends }, reason }
     }
 
@@ -55,12 +55,14 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
         // One look at `read_only` is enough, without counting: a write to a fenced server must not
         // be tried.
         Verdict::Up => match primary.read_only() {
-            Some(false) => Answer::forward(vec![primary.id], RouteReason::PrimaryWritable),
+            Some(false) => {
+                Answer::forward(vec![Share::primary(primary.id)], RouteReason::PrimaryWritable)
+            }
             Some(true) => Answer::refuse(RouteReason::PrimaryReadOnly),
             None => Answer::refuse(RouteReason::PrimaryUndecided),
         },
         Verdict::None if presumed.contains(&primary.id) => {
-            Answer::forward(vec![primary.id], RouteReason::Restored)
+            Answer::forward(vec![Share::primary(primary.id)], RouteReason::Restored)
         }
         Verdict::None if primary.checked_at.is_none() => Answer::refuse(RouteReason::Unchecked),
         Verdict::None => Answer::refuse(RouteReason::PrimaryUndecided),
@@ -71,9 +73,9 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
 fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> Answer {
     let mut replicas_presumed = false;
     let mut replicas = pair.replicas.clone();
-    replicas.retain(|id| match backends[id].read_verdict() {
+    replicas.retain(|share| match backends[&share.backend].read_verdict() {
         Verdict::Up => true,
-        Verdict::None if presumed.contains(id) => {
+        Verdict::None if presumed.contains(&share.backend) => {
             replicas_presumed = true;
             true
         }
@@ -87,17 +89,18 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
         } else {
             RouteReason::SomeReplicasFit
         };
-        return Answer::forward(replicas, reason);
+        return Answer::forward(warmed(replicas, backends), reason);
     }
     let primary = &backends[&pair.primary];
+    let is_cut_off = |share: &Share| is_cut_off(&backends[&share.backend]);
     match primary.health.verdict() {
-        Verdict::Up => Answer::forward(vec![primary.id], RouteReason::NoReplicaFit),
+        Verdict::Up => Answer::forward(vec![Share::primary(primary.id)], RouteReason::NoReplicaFit),
         Verdict::None if presumed.contains(&primary.id) => {
-            Answer::forward(vec![primary.id], RouteReason::Restored)
+            Answer::forward(vec![Share::primary(primary.id)], RouteReason::Restored)
         }
-        Verdict::Down if pair.replicas.iter().any(|id| is_cut_off(&backends[id])) => {
+        Verdict::Down if pair.replicas.iter().any(is_cut_off) => {
             let mut replicas = pair.replicas.clone();
-            replicas.retain(|id| is_cut_off(&backends[id]));
+            replicas.retain(is_cut_off);
             Answer::forward(replicas, RouteReason::PrimaryDownReplicasCutOff)
         }
         Verdict::None | Verdict::Down => {
@@ -109,6 +112,17 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
             })
         }
     }
+}
+
+/// Returns the shares as they are now: a replica in its slow start gets a part of its weight.
+fn warmed(mut shares: Vec<Share>, backends: &Backends) -> Vec<Share> {
+    // The only one gets everything, whatever its weight; the configured one says so in the status.
+    if shares.len() > 1 {
+        for share in &mut shares {
+            share.weight = backends[&share.backend].warmth.of(share.weight);
+        }
+    }
+    shares
 }
 
 /// Returns whether a replica is unfit for no other reason than that its primary is gone: it is alive
@@ -130,7 +144,7 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
     match answer.reason {
         RouteReason::Unchecked => false,
         RouteReason::NoReplicaFit => {
-            pair.replicas.iter().all(|id| backends[id].checked_at.is_some())
+            pair.replicas.iter().all(|share| backends[&share.backend].checked_at.is_some())
         }
         RouteReason::Restored
         | RouteReason::PrimaryWritable
@@ -258,7 +272,8 @@ mod tests {
         let answer = answer(access, pair, backends, &presumed);
         let target = match &answer.target {
             RouteTarget::Forward { backends } => {
-                let ids: Vec<_> = backends.iter().map(|id| id.0.to_string()).collect();
+                let ids: Vec<_> =
+                    backends.iter().map(|share| share.backend.0.to_string()).collect();
                 ids.join(",")
             }
             RouteTarget::Refuse { .. } => "refuse".to_string(),
@@ -273,7 +288,7 @@ mod tests {
             id: PairId(0),
             name: "pair1".into(),
             primary: BackendId(0),
-            replicas: vec![BackendId(1), BackendId(2)],
+            replicas: [1, 2].map(|id| Share { backend: BackendId(id), weight: 100 }).into(),
         };
         let backends = pair.backends().zip(descriptions).map(|(id, text)| (id, backend(id, text)));
         let backends = backends.collect();

@@ -118,9 +118,9 @@ pub struct RouteView {
     pub id: RouteId,
     pub name: String,
     pub access: Access,
-    /// As confirmed by the kernel.
+    /// As confirmed by the kernel, with the backends' shares.
     pub target: RouteTarget,
-    /// The backends of `target`.
+    /// The backends of `target`, in its order.
     pub backends: Vec<BackendId>,
     /// A read route is served by the primary because no replica is fit.
     pub fallback: bool,

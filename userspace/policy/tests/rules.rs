@@ -642,9 +642,12 @@ fn name(id: BackendId) -> &'static str {
 fn text(output: &Output) -> Option<String> {
     Some(match output {
         Output::SwapRoutes { table, .. } => {
-            let target = |route: usize| match table.routes[route].backends() {
+            let target = |route: usize| match table.routes[route].shares() {
                 [] => "-".to_string(),
-                backends => backends.iter().map(|id| name(*id)).collect::<Vec<_>>().join(","),
+                shares => {
+                    let names: Vec<_> = shares.iter().map(|share| name(share.backend)).collect();
+                    names.join(",")
+                }
             };
             format!("swap {} {} w={} r={}", table.generation, table.active, target(0), target(1))
         }

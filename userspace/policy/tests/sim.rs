@@ -40,8 +40,9 @@ fn the_invariants_hold_in_every_seeded_world() {
     });
     // A simulation in which nothing happens proves nothing.
     if seeds.end - seeds.start >= SEEDS {
-        let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed } = seen;
-        let rarest = [flips, refused, undone, ends, restarts, outages, swaps_failed];
+        let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed, slow_starts } =
+            seen;
+        let rarest = [flips, refused, undone, ends, restarts, outages, swaps_failed, slow_starts];
         assert!(rarest.iter().all(|count| *count > SEEDS / 10), "too quiet a world: {seen:?}");
     }
 }
@@ -65,6 +66,8 @@ struct Seen {
     restarts: u64,
     outages: u64,
     swaps_failed: u64,
+    /// Tables with a share that is not full yet.
+    slow_starts: u64,
 }
 
 impl Seen {
@@ -77,6 +80,7 @@ impl Seen {
             restarts: self.restarts + other.restarts,
             outages: self.outages + other.outages,
             swaps_failed: self.swaps_failed + other.swaps_failed,
+            slow_starts: self.slow_starts + other.slow_starts,
         }
     }
 }
@@ -107,6 +111,14 @@ struct Server {
     failures: u32,
     failures_own: u32,
     last_is_silent: bool,
+    /// Those failures in a row that need no witness.
+    refusals: u32,
+    /// Perfect answers in a row.
+    passes: u32,
+    /// Since when they are enough for a replica to be fit, whatever was before.
+    fit_since: Option<Moment>,
+    /// Something else than a perfect answer was told.
+    was_ill: bool,
 }
 
 /// One cluster of the world: what outlives a daemon, and what the operator waits for.
@@ -156,6 +168,11 @@ impl World {
             let mut spec = cluster(id, 100 * id, pairs, replicas);
             spec.fall = 1 + random.below(4) as u32;
             spec.rise = 1 + random.below(3) as u32;
+            spec.slow_start =
+                Duration::from_millis([0, 15, 2000, 10_000][random.below(4) as usize]);
+            for share in spec.pairs.iter_mut().flat_map(|pair| &mut pair.replicas) {
+                share.weight = [1, 7, 100, 1000][random.below(4) as usize];
+            }
             for pair in &spec.pairs {
                 servers.extend(pair.backends().map(|backend| {
                     let read_only = backend != spec.pairs[0].primary;
@@ -234,14 +251,24 @@ impl World {
                 self.answer_pending();
             }
         }
+        // What is left are the last steps of slow starts, ten of each replica at most.
+        let slowest = self.sites.values().map(|site| site.spec.slow_start).max();
+        let warm_at = self.now + slowest.unwrap_or_default();
+        while self.policy.deadline().is_some() {
+            self.time_out();
+            assert!(self.now <= warm_at, "a slow start takes too long");
+            while !self.pending.is_empty() {
+                self.answer_pending();
+            }
+        }
         assert!(self.waiting.is_empty(), "a flip was never answered: {:?}", self.waiting);
         assert_eq!(self.policy.deadline(), None, "something is left to do");
         for (view, site) in self.policy.view().clusters.iter().zip(self.sites.values()) {
             let pair = &site.spec.pairs[usize::from(view.active.0)];
             let table = site.kernel.as_ref().expect("a table is in force");
             assert_eq!(table.active, view.active);
-            assert_eq!(table.routes[usize::from(WRITES.0)].backends(), [pair.primary]);
-            assert_eq!(table.routes[usize::from(READS.0)].backends(), pair.replicas);
+            assert!(table.routes[usize::from(WRITES.0)].backends().eq([pair.primary]));
+            assert_eq!(table.routes[usize::from(READS.0)].shares(), pair.replicas);
             assert_eq!(site.state_file, Some(view.active));
         }
     }
@@ -261,6 +288,7 @@ impl World {
     fn check(&mut self, backend: BackendId) {
         let is_outage = self.is_outage;
         let protocol = self.random.below(4) == 0;
+        let (now, rise) = (self.now, self.sites[&self.servers[&backend].cluster].spec.rise);
         let server = self.server(backend);
         let result = match server.mode {
             _ if is_outage && protocol => failed(Cause::Unreachable),
@@ -274,6 +302,7 @@ impl World {
             Mode::Denies => failed(Cause::AuthDenied),
         };
         server.last_is_silent = result.is_silence();
+        server.told(&result, rise, now);
         match &result {
             CheckResult::Answered(facts) => server.last_read_only = Some(facts.read_only),
             CheckResult::Failed(_) => {}
@@ -433,6 +462,10 @@ impl World {
             server.last_is_silent = false;
             server.failures = 0;
             server.failures_own = 0;
+            server.refusals = 0;
+            server.passes = 0;
+            server.fit_since = None;
+            server.was_ill = false;
         }
         self.waiting.clear();
         let specs = self.sites.values().map(|site| site.spec.clone()).collect();
@@ -524,7 +557,8 @@ impl World {
             ChangeReason::FirstAnswers
             | ChangeReason::Checked { .. }
             | ChangeReason::CaughtUp
-            | ChangeReason::Retry => None,
+            | ChangeReason::Retry
+            | ChangeReason::SlowStart => None,
         };
         let is_flip = flip.is_some();
         let is_other = site.kernel.as_ref().is_some_and(|kernel| {
@@ -542,14 +576,32 @@ impl World {
         }
         // 2: never to a backend that was last seen read-only.
         for backend in table.routes[usize::from(WRITES.0)].backends() {
-            let is_found = !is_flip && site.found.contains(backend);
-            match self.servers[backend].last_read_only {
+            let is_found = !is_flip && site.found.contains(&backend);
+            match self.servers[&backend].last_read_only {
                 Some(read_only) => assert!(!read_only, "writes to read-only {backend}"),
                 None => assert!(is_found, "writes to {backend}, which never answered"),
             }
         }
+        self.judge_shares(cluster, table);
         self.site(cluster).generation = table.generation;
         self.site(cluster).cut = flip.into_iter().collect();
+    }
+
+    /// A share is a part of the configured one, and less only within a slow start.
+    fn judge_shares(&mut self, cluster: ClusterId, table: &RouteTable) {
+        let spec = &self.sites[&cluster].spec;
+        let mut slow_starts = 0;
+        for share in table.routes.iter().flat_map(RouteTarget::shares) {
+            let full = full_weight(spec, share.backend);
+            assert!((1..=full).contains(&share.weight), "{share:?} of {full}");
+            assert!(share.weight >= full / 10, "{share:?} of {full}");
+            if share.weight < full {
+                let is_warm = self.servers[&share.backend].is_warm(spec.slow_start, self.now);
+                assert!(!is_warm, "{share:?} of {full} without a reason");
+                slow_starts += 1;
+            }
+        }
+        self.seen.slow_starts += slow_starts;
     }
 
     fn judge_reply(&mut self, request: RequestId, result: &Result<FlipDone, FlipRefused>) {
@@ -588,13 +640,32 @@ impl World {
                 continue;
             }
             for backend in table.routes[usize::from(WRITES.0)].backends() {
-                assert_ne!(self.servers[backend].last_read_only, Some(true), "writes to read-only");
+                assert_ne!(
+                    self.servers[&backend].last_read_only,
+                    Some(true),
+                    "writes to read-only"
+                );
+            }
+            let is_punctual = self.policy.deadline().is_none_or(|at| at > self.now);
+            for share in table.routes[usize::from(READS.0)].shares() {
+                let server = &self.servers[&share.backend];
+                assert!(
+                    server.refusals < site.spec.fall,
+                    "reads to {}, which is down",
+                    share.backend
+                );
+                // While all are silent nothing moves, shares neither.
+                if is_punctual && !self.is_all_silent(view.id) {
+                    let is_full = share.weight == full_weight(&site.spec, share.backend);
+                    let is_warm = server.is_warm(site.spec.slow_start, self.now);
+                    assert!(is_full || !is_warm, "{share:?} is stuck");
+                }
             }
             let pair = &view.pairs[usize::from(view.active.0)];
             let is_fit = |backend: &BackendView| {
                 backend.health.is_up() && backend.fitness.is_none_or(Health::is_up)
             };
-            if table.routes[usize::from(READS.0)].backends().is_empty() {
+            if table.routes[usize::from(READS.0)].shares().is_empty() {
                 assert!(
                     !pair.backends.iter().any(is_fit),
                     "reads are refused beside a fit backend"
@@ -675,7 +746,35 @@ impl Server {
             failures: 0,
             failures_own: 0,
             last_is_silent: false,
+            refusals: 0,
+            passes: 0,
+            fit_since: None,
+            was_ill: false,
         }
+    }
+
+    /// Takes down what the present daemon is told.
+    fn told(&mut self, result: &CheckResult, rise: u32, now: Moment) {
+        self.refusals = match result {
+            CheckResult::Failed(failure) if !failure.cause.may_take_down() => 0,
+            CheckResult::Failed(_) if !result.is_silence() => self.refusals + 1,
+            CheckResult::Failed(_) | CheckResult::Answered(_) => 0,
+        };
+        if matches!(result, CheckResult::Answered(_)) && self.mode == Mode::Healthy {
+            self.passes += 1;
+            if self.passes >= rise {
+                self.fit_since = self.fit_since.or(Some(now));
+            }
+        } else {
+            self.passes = 0;
+            self.fit_since = None;
+            self.was_ill = true;
+        }
+    }
+
+    /// Returns whether a replica has its full share by now, whatever it went through.
+    fn is_warm(&self, slow_start: Duration, now: Moment) -> bool {
+        !self.was_ill || self.fit_since.is_some_and(|since| since + slow_start <= now)
     }
 }
 
@@ -695,7 +794,14 @@ impl Site {
 }
 
 fn targets(table: &RouteTable) -> impl Iterator<Item = BackendId> + '_ {
-    table.routes.iter().flat_map(RouteTarget::backends).copied()
+    table.routes.iter().flat_map(RouteTarget::backends)
+}
+
+fn full_weight(spec: &ClusterSpec, backend: BackendId) -> u16 {
+    let mut replicas = spec.pairs.iter().flat_map(|pair| &pair.replicas);
+    replicas
+        .find(|share| share.backend == backend)
+        .map_or(Share::PRIMARY_WEIGHT, |share| share.weight)
 }
 
 fn cluster_of(output: &Output) -> Option<ClusterId> {

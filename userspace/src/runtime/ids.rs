@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddrV4};
 
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
-    Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec,
+    Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec, Share,
 };
 
 use crate::config::{self, Config, DrainMode};
@@ -63,6 +63,7 @@ impl Ids {
             fast_interval: cluster.check.fast_interval,
             timeout: cluster.check.timeout,
             max_lag: cluster.check.max_lag,
+            slow_start: std::time::Duration::ZERO,
             drain: match cluster.drain.mode {
                 // `Config::warnings` says so.
                 DrainMode::Finish | DrainMode::Idle => Drain::Finish,
@@ -89,7 +90,11 @@ impl Ids {
                     id: PairId(index as u16),
                     name: pair.name.clone(),
                     primary: id(&pair.primary),
-                    replicas: pair.replicas.iter().map(id).collect(),
+                    replicas: pair
+                        .replicas
+                        .iter()
+                        .map(|address| Share { backend: id(address), weight: 100 })
+                        .collect(),
                 })
                 .collect(),
         }

@@ -71,7 +71,9 @@ fn swap(
             RouteTarget::Forward { backends } => RouteChange::Forward(
                 backends
                     .iter()
-                    .filter_map(|backend| Some((backend.0, runtime.ids.address(*backend)?)))
+                    .filter_map(|share| {
+                        Some((share.backend.0, runtime.ids.address(share.backend)?))
+                    })
                     .collect(),
             ),
             RouteTarget::Refuse { .. } => match no_backend {

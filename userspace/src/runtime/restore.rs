@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result};
 use pairflip_common::route::{Route, RouteAction};
 use pairflip_policy::{
-    BackendId, ClusterId, Generation, PairId, Restored, RouteReason, RouteTable, RouteTarget,
+    BackendId, ClusterId, Generation, PairId, Restored, RouteReason, RouteTable, RouteTarget, Share,
 };
 
 use super::ids::Ids;
@@ -55,8 +55,7 @@ fn table(
         let slot = ids.route_slot(id, pairflip_policy::RouteId(index as u16))?;
         targets.push(target(routes.get(&slot.route)?));
     }
-    let used: BTreeSet<BackendId> =
-        targets.iter().flat_map(|target| target.backends().iter().copied()).collect();
+    let used: BTreeSet<BackendId> = targets.iter().flat_map(RouteTarget::backends).collect();
     let belongs = |pair: &&crate::config::Pair| {
         let members: Vec<BackendId> = std::iter::once(&pair.primary)
             .chain(&pair.replicas)
@@ -81,5 +80,6 @@ fn target(route: &Route) -> RouteTarget {
         return RouteTarget::Refuse { reason: RouteReason::Restored };
     }
     let backends: BTreeSet<u16> = route.choice.into_iter().collect();
-    RouteTarget::Forward { backends: backends.into_iter().map(BackendId).collect() }
+    let share = |id| Share { backend: BackendId(id), weight: 100 };
+    RouteTarget::Forward { backends: backends.into_iter().map(share).collect() }
 }

@@ -179,7 +179,7 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
                 .map_or_else(|| route.to_string(), |route| format!("{} ({})", route.name, route.vip));
             match to {
                 RouteTarget::Forward { backends } => {
-                    let list: Vec<String> = backends.iter().map(|id| backend(*id)).collect();
+                    let list: Vec<String> = backends.iter().map(|share| backend(share.backend)).collect();
                     format!("route {name} goes to {}: {reason} (generation {generation})", list.join(", "))
                 }
                 RouteTarget::Refuse { .. } => {

@@ -2,10 +2,11 @@
 //! way each.
 //!
 //! Runs after every input and owns no state of its own. Order matters: verdicts first, then the
-//! state file, then the swap that may depend on it, then the end of flows, whose clients must find
-//! the new routes.
+//! shares that follow from them, then the state file, then the swap that may depend on it, then the
+//! end of flows, whose clients must find the new routes.
 
 use crate::{
+    backend::Backend,
     flip::Flip,
     ids::{BackendId, PairId},
     input::Access,
@@ -22,6 +23,7 @@ impl Cluster {
     /// Takes every step that what is known calls for.
     pub(super) fn advance(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
         self.convict();
+        self.warm_up(now);
         let downs = self.report(now, outputs);
         self.advance_state_file(now, outputs);
         self.advance_swap(trigger, now, outputs);
@@ -55,6 +57,25 @@ impl Cluster {
                 backend.convict(&self.spec);
             }
         }
+    }
+
+    /// Takes the steps of slow starts that are due.
+    fn warm_up(&mut self, now: Moment) {
+        if self.backends.values().all(Backend::is_silent) {
+            return;
+        }
+        for backend in self.backends.values_mut() {
+            backend.warm_up(self.spec.slow_start, now);
+        }
+    }
+
+    /// Returns when the next step of a slow start is due; while all are silent that is not known.
+    pub(super) fn next_warm_up(&self) -> Option<Moment> {
+        if self.backends.values().all(Backend::is_silent) {
+            return None;
+        }
+        let warmths = self.backends.values().map(|backend| backend.warmth);
+        warmths.filter_map(|warmth| warmth.deadline(self.spec.slow_start)).min()
     }
 
     /// Asks for a write of the state file if it does not say what it should.

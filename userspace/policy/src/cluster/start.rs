@@ -16,7 +16,7 @@ pub(super) fn fits(table: &RouteTable, spec: &ClusterSpec) -> bool {
     let pair = spec.pairs.iter().find(|pair| pair.id == table.active);
     let mut forwarded = table.routes.iter().flat_map(RouteTarget::backends);
     table.routes.len() == spec.routes.len()
-        && pair.is_some_and(|pair| forwarded.all(|id| pair.backends().any(|known| known == *id)))
+        && pair.is_some_and(|pair| forwarded.all(|id| pair.backends().any(|known| known == id)))
 }
 
 /// Returns the pair that is active at the start, and who says so.
@@ -29,7 +29,7 @@ pub(super) fn active(
     state_file: Option<PairId>,
     table: Option<&RouteTable>,
 ) -> (PairId, ActiveSource) {
-    let forwards = |table: &&RouteTable| table.routes.iter().any(|to| !to.backends().is_empty());
+    let forwards = |table: &&RouteTable| table.routes.iter().any(|to| !to.shares().is_empty());
     match (table.filter(forwards), state_file) {
         (Some(table), Some(file)) if table.active != file => {
             (table.active, ActiveSource::KernelOverStateFile { state_file: file })

@@ -55,8 +55,8 @@ impl Cluster {
                 id: route.id,
                 name: route.name.clone(),
                 access: route.access,
-                backends: target.backends().to_vec(),
-                fallback: route.access == Access::Read && target.backends() == [primary],
+                backends: target.backends().collect(),
+                fallback: route.access == Access::Read && target.backends().eq([primary]),
                 target,
                 reason,
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pairflip_policy::{
     Access, BackendId, Cause, Channel, CheckFailure, CheckResult, ClusterId, ClusterSpec, Drain,
-    Facts, PairId, PairSpec, RouteId, RouteSpec,
+    Facts, PairId, PairSpec, RouteId, RouteSpec, Share,
 };
 
 pub(crate) const WRITES: RouteId = RouteId(0);
@@ -19,7 +19,9 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
             id: PairId(pair),
             name: format!("pair{}", pair + 1),
             primary: BackendId(primary),
-            replicas: (1..=replicas).map(|replica| BackendId(primary + replica)).collect(),
+            replicas: (1..=replicas)
+                .map(|replica| Share { backend: BackendId(primary + replica), weight: 100 })
+                .collect(),
         }
     });
     ClusterSpec {
@@ -31,6 +33,7 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
         fast_interval: Duration::from_millis(500),
         timeout: Duration::from_millis(500),
         max_lag: Duration::from_secs(10),
+        slow_start: Duration::ZERO,
         drain: Drain::Finish,
         routes: vec![
             RouteSpec { id: WRITES, name: "writes".into(), access: Access::Write },
