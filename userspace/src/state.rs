@@ -51,7 +51,7 @@ pub struct ClusterState {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlacedVip {
-    pub address: std::net::Ipv4Addr,
+    pub address: std::net::IpAddr,
     pub interface: String,
 }
 
@@ -159,6 +159,29 @@ mod tests {
         assert_eq!(state_dir.load().unwrap(), State::default());
         let cluster = ClusterState { active_pair: "pair2".into(), reason: "flip".into(), since: 7 };
         let state = State { clusters: [("main".into(), cluster)].into(), ..State::default() };
+        state_dir.save(&state).unwrap();
+        assert_eq!(state_dir.load().unwrap(), state);
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_kept_and_files_of_version_0_1_are_read() {
+        let text = r#"{
+            "version": 1,
+            "clusters": {"main": {"active_pair": "pair2", "reason": "flip", "since": 7}},
+            "ports": {
+                "before": {"reserved": "8080", "ephemeral": [32768, 60999]},
+                "after": {"reserved": "8080,32768-60999", "ephemeral": [16384, 60999]}
+            },
+            "vips": [{"address": "10.0.0.100", "interface": "eth0"}]
+        }"#;
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::open(dir.path()).unwrap();
+        fs::write(dir.path().join("state.json"), text).unwrap();
+        let mut state = state_dir.load().unwrap();
+        assert_eq!(state.vips[0].address.to_string(), "10.0.0.100");
+        assert!(state.ports.is_some());
+        let address = "2001:db8::100".parse().unwrap();
+        state.vips.push(PlacedVip { address, interface: "eth0".into() });
         state_dir.save(&state).unwrap();
         assert_eq!(state_dir.load().unwrap(), state);
     }

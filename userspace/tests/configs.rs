@@ -178,7 +178,7 @@ fn the_reference_names_the_limits() {
 fn the_example_of_the_design_loads() {
     let config = parse(DESIGN_EXAMPLE);
     let cluster = &config.clusters[0];
-    assert_eq!(cluster.snat_addresses, ["10.0.1.2".parse::<std::net::Ipv4Addr>().unwrap()]);
+    assert_eq!(cluster.snat_addresses, ["10.0.1.2".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(cluster.drain.mode, DrainMode::Idle);
     assert_eq!(cluster.drain.deadline, Some(Duration::from_secs(30)));
     assert_eq!(cluster.routes[1].access, Access::Read);
@@ -201,6 +201,25 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(cluster.no_backend, NoBackend::Reset);
     assert_eq!(cluster.drain.mode, DrainMode::Finish);
     assert_eq!(config.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_second_cluster_may_be_of_the_other_family() {
+    let second = MINIMAL
+        .replace("[daemon]\ninterfaces = [\"eth0\"]\n", "")
+        .replace("\"main\"", "\"main6\"\nsnat_addresses = [\"fd00::2\"]")
+        .replace("10.0.0.100", "[2001:db8::100]")
+        .replace("10.0.1.", "[2001:db8::1:")
+        .replace(":11:3306", ":11]:3306")
+        .replace(":12:3306", ":12]:3306")
+        .replace(":21:3306", ":21]:3306")
+        .replace(":22:3306", ":22]:3306");
+    let config = parse(&format!("{MINIMAL}{second}"));
+    let cluster = &config.clusters[1];
+    assert_eq!(cluster.routes[0].vip.to_string(), "[2001:db8::100]:3306");
+    let backends: Vec<String> = cluster.backends().map(|backend| backend.to_string()).collect();
+    assert_eq!(backends[3], "[2001:db8::1:22]:3306");
+    assert_eq!(cluster.snat_addresses, ["fd00::2".parse::<std::net::IpAddr>().unwrap()]);
 }
 
 #[test]

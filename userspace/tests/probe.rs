@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -233,7 +233,7 @@ fn silence_and_missing_ways_are_told_apart() {
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare: run as root");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("runtime").block_on(async {
-            let target = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 2), 3306);
+            let target = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 2), 3306));
             let mut prober = Prober::new(target, "checker", "secret", TIMEOUT);
             assert_eq!(failed(prober.probe().await), Cause::Unreachable, "no route");
 
@@ -260,6 +260,21 @@ fn silence_and_missing_ways_are_told_apart() {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[tokio::test]
+async fn an_ipv6_address_is_connected_to_as_it_is() {
+    let listener = match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(listener) => listener,
+        Err(error) => return eprintln!("skipped: no IPv6 on this machine: {error}"),
+    };
+    let target = address(&listener);
+    let server = std::thread::spawn(move || drop(listener.accept().expect("a connection")));
+    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    assert_eq!(cause, Cause::ConnectionLost);
+    server.join().expect("accepted");
+    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    assert_eq!(cause, Cause::Refused);
 }
 
 #[tokio::test]
@@ -348,11 +363,8 @@ async fn probe_of(bytes: Vec<u8>) -> CheckResult {
     result
 }
 
-fn address(listener: &TcpListener) -> SocketAddrV4 {
-    match listener.local_addr().expect("address") {
-        std::net::SocketAddr::V4(address) => address,
-        std::net::SocketAddr::V6(address) => panic!("{address}"),
-    }
+fn address(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().expect("address")
 }
 
 /// A linear congruential generator (Knuth's MMIX constants): the same bytes in every run.
@@ -370,7 +382,7 @@ impl Random {
 struct Server {
     dir: TempDir,
     id: u32,
-    address: SocketAddrV4,
+    address: SocketAddr,
     process: Child,
 }
 
@@ -407,7 +419,7 @@ impl Server {
         server
     }
 
-    fn spawn(dir: &TempDir, id: u32, address: SocketAddrV4) -> Child {
+    fn spawn(dir: &TempDir, id: u32, address: SocketAddr) -> Child {
         let path = |name| dir.path().join(name).display().to_string();
         let log = File::create(dir.path().join("log")).expect("log");
         Command::new("mariadbd")

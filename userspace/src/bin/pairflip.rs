@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal as _},
-    net::SocketAddrV4,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -89,7 +89,7 @@ enum Command {
     Flows {
         /// Only those to this backend.
         #[arg(long, value_name = "ADDRESS:PORT")]
-        backend: Option<SocketAddrV4>,
+        backend: Option<SocketAddr>,
         /// List at most this many [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -155,7 +155,10 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
         }
         Command::Flows { backend, limit } => {
             let mut query = Vec::new();
-            query.extend(backend.map(|backend| format!("backend={backend}")));
+            // RFC 3986, 3.4: brackets have no place in a query.
+            let escaped =
+                |backend: SocketAddr| backend.to_string().replace('[', "%5B").replace(']', "%5D");
+            query.extend(backend.map(|backend| format!("backend={}", escaped(backend))));
             query.extend(limit.map(|limit| format!("limit={limit}")));
             let flows: Flows = get(&socket, &format!("/v1/flows?{}", query.join("&"))).await?;
             show(&flows, json, |flows| render::flows(flows, style()))

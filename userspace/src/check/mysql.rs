@@ -6,7 +6,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddrV4,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::Poll,
@@ -41,7 +41,7 @@ type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
 
 /// Asks one server, over one connection that it keeps.
 pub struct Prober {
-    target: SocketAddrV4,
+    target: SocketAddr,
     opts: Opts,
     timeout: Duration,
     link: Link,
@@ -57,7 +57,7 @@ enum Link {
 impl Prober {
     /// Does no I/O yet.
     #[must_use]
-    pub fn new(target: SocketAddrV4, user: &str, password: &str, timeout: Duration) -> Self {
+    pub fn new(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Self {
         let opts = OptsBuilder::default()
             .ip_or_hostname(target.ip().to_string())
             .tcp_port(target.port())
@@ -75,7 +75,7 @@ impl Prober {
 
     /// Returns the server that is probed.
     #[must_use]
-    pub const fn target(&self) -> SocketAddrV4 {
+    pub const fn target(&self) -> SocketAddr {
         self.target
     }
 

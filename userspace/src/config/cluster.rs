@@ -1,6 +1,6 @@
 //! `[[cluster]]` and the sections below it: their keys, defaults and ranges.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -120,6 +120,7 @@ fn read(
     section: &Section,
     secrets: &dyn Secrets,
 ) -> Option<Cluster> {
+    let mark = census.mark();
     let name = read_name(reader, section, "name = \"main\"");
     let forwarding = section.optional(reader, "forwarding", (), |reader, field| {
         let remedy = "write \"snat\": it works in any topology";
@@ -131,7 +132,7 @@ fn read(
         field.choose(reader, &[("manual", ())], &[("auto", remedy)])
     });
     let snat_addresses = section.optional(reader, "snat_addresses", Vec::new(), |reader, field| {
-        field.distinct(reader, "[\"10.0.1.2\"]", SNAT_ADDRESSES_MAX, value::address_v4)
+        field.distinct(reader, "[\"10.0.1.2\"]", SNAT_ADDRESSES_MAX, value::address)
     });
     let snat_ports = section.optional(reader, "snat_ports", DEFAULT_SNAT_PORTS, |reader, field| {
         field.parse(reader, "\"32768-60999\"", value::port_range)
@@ -153,15 +154,15 @@ fn read(
     let pairs = section
         .require(reader, "pair", "add a [[cluster.pair]] section for each pair, two at least")
         .and_then(|field| read_pairs(reader, census, &field));
-    let snat_addresses = snat_addresses?;
-    for (address, place) in &snat_addresses {
+    for (address, place) in snat_addresses.iter().flatten() {
         census.add_snat_address(*address, place.clone());
     }
+    census.judge_cluster(reader, mark);
     forwarding?;
     failover?;
     Some(Cluster {
         name: name?,
-        snat_addresses: snat_addresses.into_iter().map(|(address, _)| address).collect(),
+        snat_addresses: snat_addresses?.into_iter().map(|(address, _)| address).collect(),
         snat_ports: snat_ports?,
         announce: announce?,
         no_backend: no_backend?,
@@ -329,7 +330,7 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
     let vip = section
         .require(reader, "vip", "add the address that clients use, as in vip = \"10.0.0.100:3306\"")
         .and_then(|field| {
-            let vip = field.parse(reader, "\"10.0.0.100:3306\"", value::socket_v4)?;
+            let vip = field.parse(reader, "\"10.0.0.100:3306\"", value::socket)?;
             census.add_vip(vip, field.place);
             Some(vip)
         });
@@ -356,7 +357,7 @@ fn read_pair(reader: &mut Reader, census: &mut Census, section: &Section) -> Opt
     let primary = section
         .require(reader, "primary", "add the pair's primary, as in primary = \"10.0.1.11:3306\"")
         .and_then(|field| {
-            let primary = field.parse(reader, "\"10.0.1.11:3306\"", value::socket_v4)?;
+            let primary = field.parse(reader, "\"10.0.1.11:3306\"", value::socket)?;
             census.add_backend(primary, field.place);
             Some(primary)
         });
@@ -375,9 +376,8 @@ fn read_replicas(
     reader: &mut Reader,
     census: &mut Census,
     field: &Field,
-) -> Option<Vec<SocketAddrV4>> {
-    let replicas =
-        field.distinct(reader, "[\"10.0.1.12:3306\"]", CHOICE_SLOTS, value::socket_v4)?;
+) -> Option<Vec<SocketAddr>> {
+    let replicas = field.distinct(reader, "[\"10.0.1.12:3306\"]", CHOICE_SLOTS, value::socket)?;
     let replicas = replicas.into_iter().map(|(replica, place)| {
         census.add_backend(replica, place);
         replica

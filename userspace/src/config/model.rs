@@ -1,7 +1,7 @@
 //! The validated configuration. Everything downstream relies on what `rules` and `cluster` checked:
 //! addresses are unique and usable, counts fit the kernel's tables, durations are in order.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,11 +45,13 @@ pub enum Attach {
 }
 
 /// `[[cluster]]`: pairs, and the routes that flip together.
+///
+/// All of its addresses are of one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cluster {
     pub name: String,
     /// Source addresses towards the backends; empty means that of the interface that leads there.
-    pub snat_addresses: Vec<Ipv4Addr>,
+    pub snat_addresses: Vec<IpAddr>,
     pub snat_ports: PortRange,
     pub announce: Announce,
     pub no_backend: NoBackend,
@@ -130,7 +132,7 @@ pub enum DrainMode {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
     pub name: String,
-    pub vip: SocketAddrV4,
+    pub vip: SocketAddr,
     pub access: Access,
 }
 
@@ -145,9 +147,9 @@ pub enum Access {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pair {
     pub name: String,
-    pub primary: SocketAddrV4,
+    pub primary: SocketAddr,
     /// At least one.
-    pub replicas: Vec<SocketAddrV4>,
+    pub replicas: Vec<SocketAddr>,
 }
 
 impl Config {
@@ -161,7 +163,7 @@ impl Config {
 
 impl Cluster {
     /// Returns every backend in the order of the file: of each pair the primary, then its replicas.
-    pub fn backends(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
+    pub fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.pairs
             .iter()
             .flat_map(|pair| std::iter::once(pair.primary).chain(pair.replicas.iter().copied()))
@@ -190,7 +192,7 @@ impl Cluster {
 
 impl Pair {
     /// Returns the primary, then the replicas in the order of the file.
-    pub fn backends(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
+    pub fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         std::iter::once(self.primary).chain(self.replicas.iter().copied())
     }
 }

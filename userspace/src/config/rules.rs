@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use pairflip_common::route::BACKENDS_MAX;
 
@@ -12,25 +12,72 @@ use super::value::Fault;
 /// Every address of the file and where it is written, in the order of the file per kind.
 #[derive(Default)]
 pub(super) struct Census {
-    vips: Vec<(SocketAddrV4, Place)>,
-    backends: Vec<(SocketAddrV4, Place)>,
-    snat_addresses: Vec<(Ipv4Addr, Place)>,
+    vips: Vec<(SocketAddr, Place)>,
+    backends: Vec<(SocketAddr, Place)>,
+    snat_addresses: Vec<(IpAddr, Place)>,
+}
+
+/// How far a census was when something began.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    vips: usize,
+    backends: usize,
+    snat_addresses: usize,
 }
 
 impl Census {
-    pub(super) fn add_vip(&mut self, vip: SocketAddrV4, place: Place) {
+    pub(super) fn add_vip(&mut self, vip: SocketAddr, place: Place) {
         self.vips.push((vip, place));
     }
 
-    pub(super) fn add_backend(&mut self, backend: SocketAddrV4, place: Place) {
+    pub(super) fn add_backend(&mut self, backend: SocketAddr, place: Place) {
         self.backends.push((backend, place));
     }
 
-    pub(super) fn add_snat_address(&mut self, address: Ipv4Addr, place: Place) {
+    pub(super) fn add_snat_address(&mut self, address: IpAddr, place: Place) {
         self.snat_addresses.push((address, place));
     }
 
-    /// Reports every rule that is broken.
+    /// Returns where the entries of a cluster that is read next begin.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            vips: self.vips.len(),
+            backends: self.backends.len(),
+            snat_addresses: self.snat_addresses.len(),
+        }
+    }
+
+    /// Reports what is broken between the entries of one cluster, which are those from `mark` on.
+    pub(super) fn judge_cluster(&self, reader: &mut Reader, mark: Mark) {
+        let vips = &self.vips[mark.vips..];
+        let backends = &self.backends[mark.backends..];
+        let snat_addresses = &self.snat_addresses[mark.snat_addresses..];
+        // The VIPs are what the cluster is for; its first is what the rest has to fit.
+        let Some((first, first_place)) = vips.first().or(backends.first()) else { return };
+        let other = |address: IpAddr| address.is_ipv4() != first.is_ipv4();
+        // One of a kind says it all: whole pairs are of the other family, or one word is a slip.
+        let strangers = [
+            vips.iter().find(|(vip, _)| other(vip.ip())).map(|(vip, place)| (vip.ip(), place)),
+            backends.iter().find(|(it, _)| other(it.ip())).map(|(it, place)| (it.ip(), place)),
+            snat_addresses.iter().find(|(it, _)| other(*it)).map(|(it, place)| (*it, place)),
+        ];
+        for (address, place) in strangers.into_iter().flatten() {
+            let problem = format!(
+                "{address} is {}, and {} at line {} is {}",
+                family(address),
+                first_place.key,
+                reader.line(first_place),
+                family(first.ip()),
+            );
+            let remedy = format!(
+                "one cluster has one family: make a second [[cluster]] with the {} VIPs and backends",
+                family(address)
+            );
+            reader.report(place, Fault::new(problem, remedy));
+        }
+    }
+
+    /// Reports every rule that is broken between clusters.
     pub(super) fn judge(&self, reader: &mut Reader) {
         report_twice(
             reader,
@@ -61,9 +108,9 @@ impl Census {
     fn judge_addresses(&self, reader: &mut Reader) {
         let mut backends = BTreeMap::new();
         for (backend, place) in &self.backends {
-            backends.entry(*backend.ip()).or_insert(place);
+            backends.entry(backend.ip()).or_insert(place);
         }
-        let mut judge = |address: Ipv4Addr, place: &Place, remedy: &str| {
+        let mut judge = |address: IpAddr, place: &Place, remedy: &str| {
             if let Some(backend) = backends.get(&address) {
                 let line = reader.line(backend);
                 let problem = format!(
@@ -74,12 +121,16 @@ impl Census {
             }
         };
         for (vip, place) in &self.vips {
-            judge(*vip.ip(), place, "choose an address that no server has");
+            judge(vip.ip(), place, "choose an address that no server has");
         }
         for (address, place) in &self.snat_addresses {
             judge(*address, place, "write an address of the redirector itself");
         }
     }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn report_twice<T: Copy + Display + Ord>(

@@ -3,7 +3,7 @@
 //! Pure functions from text to value; positions and keys are added by the caller.
 
 use std::fmt;
-use std::net::{AddrParseError, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,37 +111,50 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
     Ok(duration)
 }
 
-/// Returns the IPv4 address and port of a VIP or a backend.
-pub(super) fn socket_v4(text: &str) -> Result<SocketAddrV4, Fault> {
+/// Returns the address and port of a VIP or a backend.
+pub(super) fn socket(text: &str) -> Result<SocketAddr, Fault> {
     let unclear =
         |remedy: &str| Fault::new(format!("{} is not an address and port", quoted(text)), remedy);
-    if text.parse::<SocketAddrV6>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Fault::new(
-            format!("{} is IPv6, which is not supported by this version", quoted(text)),
-            "write an IPv4 address and a port, as in \"10.0.1.11:3306\"",
-        ));
-    }
     if text.parse::<Ipv4Addr>().is_ok() {
         let remedy = format!("add it, as in \"{text}:3306\"");
         return Err(Fault::new(format!("{} has no port", quoted(text)), remedy));
     }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        // What follows the last colon may be meant as the port, or be part of the address.
+        return Err(Fault::new(
+            format!("{} is IPv6 without brackets and a port", quoted(text)),
+            "put the address in brackets and the port after them, as in \"[2001:db8::11]:3306\"",
+        ));
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(unclear("write both, as in \"10.0.1.11:3306\"; names are not resolved"));
     };
-    let address: Result<Ipv4Addr, AddrParseError> = host.parse();
+    let address = match host.strip_prefix('[') {
+        Some(inside) => {
+            let Some(inside) = inside.strip_suffix(']') else {
+                return Err(unclear("write both, as in \"[2001:db8::11]:3306\""));
+            };
+            inside.parse::<Ipv6Addr>().map(IpAddr::V6)
+        }
+        None => host.parse::<Ipv4Addr>().map(IpAddr::V4),
+    };
     let address = match address {
         Ok(address) => address,
+        Err(_) if host.contains('%') => return Err(scoped(text)),
+        Err(_) if host.contains(['[', ']', ':']) => {
+            return Err(unclear("write both, as in \"[2001:db8::11]:3306\""));
+        }
         Err(_) if host.contains(|c: char| c.is_ascii_alphabetic()) => {
             return Err(Fault::new(
                 format!("{} has a name instead of an address", quoted(text)),
-                "write the IPv4 address: names are not resolved, so no DNS fault moves traffic",
+                "write the IP address: names are not resolved, so no DNS fault moves traffic",
             ));
         }
         Err(_) => return Err(unclear("write both, as in \"10.0.1.11:3306\"")),
     };
     let port = port_number(port).ok_or_else(|| unclear("write a port from 1 to 65535"))?;
-    host_address(address)?;
-    Ok(SocketAddrV4::new(address, port))
+    host_address(address, |ipv4| format!("{ipv4}:{port}"))?;
+    Ok(SocketAddr::new(address, port))
 }
 
 /// Returns a port other than 0, written in digits alone.
@@ -150,30 +163,57 @@ fn port_number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| digits && *port != 0)
 }
 
-/// Returns an IPv4 address that one host can have.
-pub(super) fn address_v4(text: &str) -> Result<Ipv4Addr, Fault> {
+/// Returns an address that one host can have.
+pub(super) fn address(text: &str) -> Result<IpAddr, Fault> {
     let address = text.parse().map_err(|_: AddrParseError| {
-        let problem = if text.parse::<Ipv6Addr>().is_ok() {
-            format!("{} is IPv6, which is not supported by this version", quoted(text))
-        } else {
-            format!("{} is not an IPv4 address", quoted(text))
-        };
-        Fault::new(problem, "write an IPv4 address without a port, as in \"10.0.1.2\"")
+        if text.contains('%') {
+            return scoped(text);
+        }
+        Fault::new(
+            format!("{} is not an IP address", quoted(text)),
+            "write an address without a port, as in \"10.0.1.2\" or \"2001:db8::2\"",
+        )
     })?;
-    host_address(address)?;
+    host_address(address, |ipv4| ipv4.to_string())?;
     Ok(address)
 }
 
-fn host_address(address: Ipv4Addr) -> Result<(), Fault> {
-    // RFC 6890: 0/8 is "this network", 240/4 reserved with the broadcast address as its last.
-    let kind = if address.is_loopback() {
-        "a loopback address, whose packets never reach an interface"
-    } else if address.is_multicast() {
-        "a multicast address"
-    } else if address.octets()[0] == 0 || address.octets()[0] >= 240 {
-        "not the address of a host"
-    } else {
-        return Ok(());
+/// An address with its interface, `fe80::1%eth0`.
+fn scoped(text: &str) -> Fault {
+    Fault::new(
+        format!("{} names an interface, as only link-local addresses do", quoted(text)),
+        "write an address that is the same on every interface",
+    )
+}
+
+/// Refuses what no host has as its own; `rewritten` is what to write in place of an IPv4 address in
+/// IPv6's clothes.
+fn host_address(address: IpAddr, rewritten: impl FnOnce(Ipv4Addr) -> String) -> Result<(), Fault> {
+    let octets_v4 = |address: Ipv4Addr| address.octets()[0];
+    let kind = match address {
+        _ if address.is_loopback() => "a loopback address, whose packets never reach an interface",
+        _ if address.is_multicast() => "a multicast address",
+        // RFC 6890: 0/8 is "this network", 240/4 reserved with the broadcast address as its last.
+        IpAddr::V4(address) if octets_v4(address) == 0 || octets_v4(address) >= 240 => {
+            "not the address of a host"
+        }
+        IpAddr::V4(_) => return Ok(()),
+        IpAddr::V6(address) => {
+            if let Some(ipv4) = address.to_ipv4_mapped() {
+                return Err(Fault::new(
+                    format!("{address} is an IPv4 address in IPv6 notation"),
+                    format!("write it as IPv4: {}", quoted(&rewritten(ipv4))),
+                ));
+            }
+            if address.is_unicast_link_local() {
+                "a link-local address, which another host may have on another interface"
+            // RFC 4291, 2.5.2 and 2.5.5.1: "unspecified", and a form that was given up.
+            } else if address.segments()[..6] == [0; 6] {
+                "not the address of a host"
+            } else {
+                return Ok(());
+            }
+        }
     };
     let remedy = "write the address of one host, reachable through an interface";
     Err(Fault::new(format!("{address} is {kind}"), remedy))
@@ -309,10 +349,38 @@ mod tests {
             "255.255.255.255:1",
             "10.0.0.1:+1",
             "fe80::1%eth0",
+            "[fe80::1]:3306",
+            "[febf::1]:3306",
+            "[2001:db8::1%3]:3306",
             "[::ffff:10.0.0.1]:3306",
+            "[::10.0.0.1]:3306",
+            "[::]:3306",
+            "[::1]:3306",
+            "[ff02::1]:3306",
+            "[2001:db8::1]",
+            "[2001:db8::1]:",
+            "[2001:db8::1]:0",
+            "[2001:db8::1]3306",
+            "[2001:db8::1:3306",
+            "2001:db8::1]:3306",
+            "[[2001:db8::1]]:3306",
+            "[10.0.0.1]:3306",
+            "[]:3306",
+            "2001:db8::1",
+            "2001:db8:0:0:0:0:0:1:3306",
         ] {
-            assert!(socket_v4(text).is_err(), "{text}");
+            assert!(socket(text).is_err(), "{text}");
         }
-        assert_eq!(socket_v4("10.0.0.1:3306"), Ok("10.0.0.1:3306".parse().unwrap()));
+        for text in ["10.0.0.1:3306", "[2001:db8::1]:3306", "[fd00::1]:1", "[64:ff9b::1]:65535"] {
+            assert_eq!(socket(text), Ok(text.parse().unwrap()));
+        }
+        for text in
+            ["", "10.0.0.1:1", "[2001:db8::1]", "fe80::1%eth0", "fe80::1", "::ffff:10.0.0.1"]
+        {
+            assert!(address(text).is_err(), "{text}");
+        }
+        for text in ["10.0.0.1", "2001:db8::1"] {
+            assert_eq!(address(text), Ok(text.parse().unwrap()));
+        }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{Runtime, end::Hop};
+use super::{Runtime, end::Hop, v4};
 use crate::{
     config::{self, Announce},
     dataplane::BackendPath,
@@ -23,7 +23,9 @@ impl Runtime {
     pub(super) fn follow_network(&mut self) {
         let next_hops = self.next_hops.borrow_and_update().clone();
         for (backend, address) in self.ids.backends.clone() {
-            match next_hops.get(address.ip()) {
+            // boundary: `v4::check` refused the others at the start.
+            let Ok(target) = v4::address(address.ip()) else { continue };
+            match next_hops.get(&target) {
                 Some(Ok(hop)) => self.set_path(backend.0, address, hop),
                 Some(Err(reason)) => {
                     tracing::warn!(backend = %address, reason, "no route to the backend; its last path stays in use");
@@ -35,7 +37,7 @@ impl Runtime {
         }
     }
 
-    fn set_path(&mut self, index: u16, address: SocketAddrV4, hop: &NextHop) {
+    fn set_path(&mut self, index: u16, address: SocketAddr, hop: &NextHop) {
         let Some(cluster) = self
             .config
             .clusters
@@ -44,15 +46,22 @@ impl Runtime {
         else {
             return;
         };
+        // boundary
+        let (Ok(v4_address), Ok(snat_addresses)) = (
+            v4::socket(address),
+            cluster.snat_addresses.iter().copied().map(v4::address).collect::<Result<Vec<_>>>(),
+        ) else {
+            return;
+        };
         let path = BackendPath {
-            address,
+            address: v4_address,
             ifindex: hop.ifindex,
             own_mac: hop.own_mac,
             next_hop_mac: hop.next_hop_mac,
-            snat_addresses: if cluster.snat_addresses.is_empty() {
+            snat_addresses: if snat_addresses.is_empty() {
                 vec![hop.source]
             } else {
-                cluster.snat_addresses.clone()
+                snat_addresses
             },
             snat_ports: (cluster.snat_ports.min, cluster.snat_ports.max),
         };
@@ -89,7 +98,8 @@ impl Runtime {
                     pairflip_policy::RouteId(route_index as u16),
                 );
                 if let Some(slot) = slot {
-                    self.dataplane.add_vip(route.vip, slot)?;
+                    // boundary
+                    self.dataplane.add_vip(v4::socket(route.vip)?, slot)?;
                 }
             }
         }
@@ -98,7 +108,7 @@ impl Runtime {
 
     /// SNAT addresses that the host does not have are the data plane's alone; ARP for them must be answered, too.
     pub(super) async fn place_snat_addresses(&mut self) -> Result<()> {
-        let addresses: BTreeSet<Ipv4Addr> = self
+        let addresses: BTreeSet<IpAddr> = self
             .config
             .clusters
             .iter()
@@ -113,18 +123,18 @@ impl Runtime {
     /// Puts the VIPs on their interfaces and tells the network. Called once, when every route has its answer.
     pub(super) async fn announce(&mut self) {
         self.announced = true;
-        let vips: BTreeSet<Ipv4Addr> = self
+        let vips: BTreeSet<IpAddr> = self
             .config
             .clusters
             .iter()
             .filter(|cluster| cluster.announce == Announce::Arp)
-            .flat_map(|cluster: &config::Cluster| {
-                cluster.routes.iter().map(|route| *route.vip.ip())
-            })
+            .flat_map(|cluster: &config::Cluster| cluster.routes.iter().map(|route| route.vip.ip()))
             .collect();
         for vip in vips {
             match self.place(vip).await {
                 Ok(interface) => {
+                    // boundary
+                    let Ok(vip) = v4::address(vip) else { continue };
                     tokio::spawn(async move {
                         if let Err(error) = announce::announce(&interface, vip).await {
                             tracing::error!(%vip, interface = interface.name, error = format!("{error:#}"), "announcing the VIP; clients may go on to another host until their ARP entry expires");
@@ -138,9 +148,9 @@ impl Runtime {
         }
     }
 
-    async fn place(&mut self, address: Ipv4Addr) -> Result<Interface> {
+    async fn place(&mut self, address: IpAddr) -> Result<Interface> {
         let interface = self.interface_for(address).await?;
-        let placed = announce::place(&interface, address)
+        let placed = announce::place(&interface, v4::address(address)?)
             .await
             .with_context(|| format!("putting {address} on {}", interface.name))?;
         let record = PlacedVip { address, interface: interface.name.clone() };
@@ -152,16 +162,18 @@ impl Runtime {
     }
 
     /// The interface of `daemon.interfaces` that leads to the address's network, or the first.
-    async fn interface_for(&self, address: Ipv4Addr) -> Result<Interface> {
+    async fn interface_for(&self, address: IpAddr) -> Result<Interface> {
         if let Some(record) = self.state.vips.iter().find(|record| record.address == address)
             && let Ok(interface) = links::interface(&record.interface).await
         {
             return Ok(interface);
         }
-        let routed = match links::watch(vec![address]).await {
+        // boundary
+        let target = v4::address(address)?;
+        let routed = match links::watch(vec![target]).await {
             Ok(receiver) => receiver
                 .borrow()
-                .get(&address)
+                .get(&target)
                 .and_then(|hop| hop.as_ref().ok())
                 .map(|hop| hop.ifindex),
             Err(_) => None,

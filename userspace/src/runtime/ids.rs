@@ -1,6 +1,6 @@
 //! Names and addresses of the configuration against the numbers that policy and kernel use.
 
-use std::{collections::BTreeMap, net::SocketAddrV4};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
@@ -12,7 +12,7 @@ use crate::config::{self, Config, DrainMode};
 /// The configured things by number.
 #[derive(Debug)]
 pub(super) struct Ids {
-    pub(super) backends: BTreeMap<BackendId, SocketAddrV4>,
+    pub(super) backends: BTreeMap<BackendId, SocketAddr>,
     /// Where each route lives in the kernel's tables: by cluster and route in configuration order.
     slots: Vec<Vec<VipRoute>>,
 }
@@ -25,11 +25,11 @@ impl Ids {
         Self { backends, slots }
     }
 
-    pub(super) fn backend(&self, address: SocketAddrV4) -> Option<BackendId> {
+    pub(super) fn backend(&self, address: SocketAddr) -> Option<BackendId> {
         self.backends.iter().find(|(_, known)| **known == address).map(|(id, _)| *id)
     }
 
-    pub(super) fn address(&self, backend: BackendId) -> Option<SocketAddrV4> {
+    pub(super) fn address(&self, backend: BackendId) -> Option<SocketAddr> {
         self.backends.get(&backend).copied()
     }
 
@@ -53,7 +53,7 @@ impl Ids {
     }
 
     fn spec(&self, index: usize, cluster: &config::Cluster) -> ClusterSpec {
-        let id = |address: &SocketAddrV4| self.backend(*address).unwrap_or_default();
+        let id = |address: &SocketAddr| self.backend(*address).unwrap_or_default();
         ClusterSpec {
             id: ClusterId(index as u16),
             name: cluster.name.clone(),
@@ -102,12 +102,12 @@ impl Ids {
 }
 
 /// Every backend, in configuration order.
-pub(super) fn all_backends(config: &Config) -> Vec<SocketAddrV4> {
+pub(super) fn all_backends(config: &Config) -> Vec<SocketAddr> {
     config.clusters.iter().flat_map(config::Cluster::backends).collect()
 }
 
 /// The VIPs of every cluster, in configuration order.
-pub(super) fn all_vips(config: &Config) -> Vec<Vec<SocketAddrV4>> {
+pub(super) fn all_vips(config: &Config) -> Vec<Vec<SocketAddr>> {
     config
         .clusters
         .iter()

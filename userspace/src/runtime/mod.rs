@@ -12,6 +12,7 @@ mod restore;
 mod start;
 mod status;
 mod unload;
+mod v4;
 
 use std::{
     collections::BTreeMap,

@@ -10,7 +10,7 @@ use pairflip_policy::{
     PersistError, PersistReason, RouteTable, RouteTarget, Severity,
 };
 
-use super::{Runtime, end};
+use super::{Runtime, end, v4};
 use crate::{
     config::NoBackend,
     dataplane::{self, RouteChange},
@@ -72,7 +72,9 @@ fn swap(
                 backends
                     .iter()
                     .filter_map(|share| {
-                        Some((share.backend.0, runtime.ids.address(share.backend)?))
+                        // boundary
+                        let address = runtime.ids.address(share.backend)?;
+                        Some((share.backend.0, v4::socket(address).ok()?))
                     })
                     .collect(),
             ),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddrV4,
+    net::SocketAddr,
     time::Instant,
 };
 
@@ -124,8 +124,7 @@ impl Runtime {
 
     fn backend_by_address(&self, text: &str) -> Result<BackendId, ApiError> {
         let known = || {
-            let list: Vec<String> =
-                self.ids.backends.values().map(SocketAddrV4::to_string).collect();
+            let list: Vec<String> = self.ids.backends.values().map(SocketAddr::to_string).collect();
             format!("backends are {}", list.join(", "))
         };
         text.parse().ok().and_then(|address| self.ids.backend(address)).ok_or_else(|| {

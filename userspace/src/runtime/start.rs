@@ -20,6 +20,7 @@ use super::{
     Pacer, Runtime,
     ids::{Ids, all_backends, all_vips},
     restore::restored,
+    v4,
 };
 use crate::{
     check::{self, mysql::Prober},
@@ -48,6 +49,8 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    // boundary
+    v4::check(&config)?;
     let state_dir = StateDir::open(&config.daemon.state_dir)?;
     let mut state = state_dir.load()?;
 
@@ -60,13 +63,17 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let mut dataplane = tokio::task::block_in_place(|| DataPlane::load(&load_options(&config)))?;
     log_attachments(&dataplane);
-    let indices = dataplane.assign_backends(&all_backends(&config))?;
-    let slots = dataplane.assign_vips(&all_vips(&config))?;
+    let indices = dataplane.assign_backends(&v4::sockets(all_backends(&config))?)?;
+    // boundary
+    let vips: Vec<_> = all_vips(&config).into_iter().map(v4::sockets).collect::<Result<_>>()?;
+    let slots = dataplane.assign_vips(&vips)?;
     let ids = Ids::new(&config, &indices, slots);
     let devices = describe_devices(&config, &mut dataplane).await?;
     protect_host_connections(&config, &mut dataplane)?;
     describe_ports(&config, &mut dataplane)?;
-    let targets: BTreeSet<_> = ids.backends.values().map(|address| *address.ip()).collect();
+    // boundary
+    let targets = ids.backends.values().map(|backend| v4::address(backend.ip()));
+    let targets: BTreeSet<_> = targets.collect::<Result<_>>()?;
     let next_hops = links::watch(targets.into_iter().collect())
         .await
         .context("watching routes and neighbours through netlink")?;
@@ -160,8 +167,9 @@ fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
 fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
     for cluster in &config.clusters {
         let range = cluster.snat_ports.min..=cluster.snat_ports.max;
-        let sockets = ports::sockets_inside(&range, &cluster.backends().collect())
-            .context("listing the host's own connections inside snat_ports")?;
+        let sockets =
+            ports::sockets_inside(&range, &v4::sockets(cluster.backends())?.into_iter().collect())
+                .context("listing the host's own connections inside snat_ports")?;
         for (local, remote) in sockets {
             tracing::warn!(%local, %remote, "a connection of this host's own uses a port of snat_ports; it keeps the port");
             dataplane.protect_host_connection(local, remote)?;

@@ -59,15 +59,22 @@ snat_addresses = ["10.0.1.2", "10.0.1.2"]"#)],
         name: "a SNAT address with a port",
         changes: &[(r#"name = "main""#, r#"name = "main"
 snat_addresses = ["10.0.1.2:3306"]"#)],
-        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: "10.0.1.2:3306" is not an IPv4 address
-    write an IPv4 address without a port, as in "10.0.1.2""#,
+        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: "10.0.1.2:3306" is not an IP address
+    write an address without a port, as in "10.0.1.2" or "2001:db8::2""#,
     },
     Case {
         name: "an IPv6 SNAT address",
         changes: &[(r#"name = "main""#, r#"name = "main"
-snat_addresses = ["fd00::2"]"#)],
-        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: "fd00::2" is IPv6, which is not supported by this version
-    write an IPv4 address without a port, as in "10.0.1.2""#,
+snat_addresses = ["10.0.1.2", "fd00::2"]"#)],
+        errors: "bad.toml:6:31: cluster[main].snat_addresses[2]: fd00::2 is IPv6, and cluster[main].route[writes].vip at line 14 is IPv4
+    one cluster has one family: make a second [[cluster]] with the IPv6 VIPs and backends",
+    },
+    Case {
+        name: "an IPv4 SNAT address in IPv6 notation",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+snat_addresses = ["::ffff:10.0.1.2"]"#)],
+        errors: r#"bad.toml:6:19: cluster[main].snat_addresses[1]: ::ffff:10.0.1.2 is an IPv4 address in IPv6 notation
+    write it as IPv4: "10.0.1.2""#,
     },
     Case {
         name: "nine SNAT addresses",

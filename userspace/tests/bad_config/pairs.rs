@@ -81,7 +81,27 @@ replicas = ["10.0.1.22:3306"]
         name: "a replica that is a name",
         changes: &[("10.0.1.22:3306", "db4.example.net:3306")],
         errors: r#"bad.toml:29:13: cluster[main].pair[pair2].replicas[1]: "db4.example.net:3306" has a name instead of an address
-    write the IPv4 address: names are not resolved, so no DNS fault moves traffic"#,
+    write the IP address: names are not resolved, so no DNS fault moves traffic"#,
+    },
+    Case {
+        name: "a pair of the other family",
+        changes: &[("10.0.1.21:3306", "[2001:db8::21]:3306"), ("10.0.1.22:3306", "[2001:db8::22]:3306")],
+        errors: "bad.toml:28:11: cluster[main].pair[pair2].primary: 2001:db8::21 is IPv6, and cluster[main].route[writes].vip at line 13 is IPv4
+    one cluster has one family: make a second [[cluster]] with the IPv6 VIPs and backends",
+    },
+    Case {
+        name: "IPv4 backends behind IPv6 VIPs",
+        changes: &[("10.0.0.100:3306", "[2001:db8::100]:3306"), ("10.0.0.101:3306", "[2001:db8::101]:3306")],
+        errors: "bad.toml:23:11: cluster[main].pair[pair1].primary: 10.0.1.11 is IPv4, and cluster[main].route[writes].vip at line 13 is IPv6
+    one cluster has one family: make a second [[cluster]] with the IPv4 VIPs and backends",
+    },
+    Case {
+        name: "an IPv6 backend twice, written in two ways",
+        changes: &[("10.0.0.100:3306", "[2001:db8::100]:3306"), ("10.0.0.101:3306", "[2001:db8::101]:3306"),
+            ("10.0.1.11:3306", "[2001:db8::11]:3306"), ("10.0.1.12:3306", "[2001:db8::12]:3306"),
+            ("10.0.1.21:3306", "[2001:db8::21]:3306"), ("10.0.1.22:3306", "[2001:DB8:0::11]:3306")],
+        errors: "bad.toml:29:13: cluster[main].pair[pair2].replicas[1]: [2001:db8::11]:3306 is a backend already, cluster[main].pair[pair1].primary at line 23
+    list each server once: as the primary or a replica of one pair",
     },
     Case {
         name: "a primary that is a table",

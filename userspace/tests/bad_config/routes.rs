@@ -89,13 +89,61 @@ bad.toml:16:1: cluster[main].route[#2].access: is missing
         name: "a VIP that is a name",
         changes: &[("10.0.0.101:3306", "appslave:3306")],
         errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: "appslave:3306" has a name instead of an address
-    write the IPv4 address: names are not resolved, so no DNS fault moves traffic"#,
+    write the IP address: names are not resolved, so no DNS fault moves traffic"#,
     },
     Case {
-        name: "an IPv6 VIP",
-        changes: &[("10.0.0.101:3306", "[fd00::1]:3306")],
-        errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: "[fd00::1]:3306" is IPv6, which is not supported by this version
-    write an IPv4 address and a port, as in "10.0.1.11:3306""#,
+        name: "an IPv6 VIP beside an IPv4 one",
+        changes: &[("10.0.0.101:3306", "[2001:db8::101]:3306")],
+        errors: "bad.toml:18:7: cluster[main].route[reads].vip: 2001:db8::101 is IPv6, and cluster[main].route[writes].vip at line 13 is IPv4
+    one cluster has one family: make a second [[cluster]] with the IPv6 VIPs and backends",
+    },
+    Case {
+        name: "an IPv6 VIP without brackets",
+        changes: &[("10.0.0.101:3306", "2001:db8::101:3306")],
+        errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: "2001:db8::101:3306" is IPv6 without brackets and a port
+    put the address in brackets and the port after them, as in "[2001:db8::11]:3306""#,
+    },
+    Case {
+        name: "an IPv6 VIP without a port",
+        changes: &[("10.0.0.101:3306", "[2001:db8::101]")],
+        errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: "[2001:db8::101]" is not an address and port
+    write both, as in "[2001:db8::11]:3306""#,
+    },
+    Case {
+        name: "an IPv6 VIP of one interface",
+        changes: &[("10.0.0.101:3306", "[fe80::1%eth0]:3306")],
+        errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: "[fe80::1%eth0]:3306" names an interface, as only link-local addresses do
+    write an address that is the same on every interface"#,
+    },
+    Case {
+        name: "a link-local VIP",
+        changes: &[("10.0.0.101:3306", "[fe80::1]:3306")],
+        errors: "bad.toml:18:7: cluster[main].route[reads].vip: fe80::1 is a link-local address, which another host may have on another interface
+    write the address of one host, reachable through an interface",
+    },
+    Case {
+        name: "an IPv6 VIP that is no host",
+        changes: &[("10.0.0.101:3306", "[::]:3306")],
+        errors: "bad.toml:18:7: cluster[main].route[reads].vip: :: is not the address of a host
+    write the address of one host, reachable through an interface",
+    },
+    Case {
+        name: "an IPv6 loopback VIP",
+        changes: &[("10.0.0.101:3306", "[::1]:3306")],
+        errors: "bad.toml:18:7: cluster[main].route[reads].vip: ::1 is a loopback address, whose packets never reach an interface
+    write the address of one host, reachable through an interface",
+    },
+    Case {
+        name: "an IPv6 multicast VIP",
+        changes: &[("10.0.0.101:3306", "[ff02::1]:3306")],
+        errors: "bad.toml:18:7: cluster[main].route[reads].vip: ff02::1 is a multicast address
+    write the address of one host, reachable through an interface",
+    },
+    Case {
+        name: "an IPv4 VIP in IPv6 notation",
+        changes: &[("10.0.0.101:3306", "[::ffff:10.0.0.101]:3306")],
+        errors: r#"bad.toml:18:7: cluster[main].route[reads].vip: ::ffff:10.0.0.101 is an IPv4 address in IPv6 notation
+    write it as IPv4: "10.0.0.101:3306""#,
     },
     Case {
         name: "a VIP that is no host",

@@ -1,0 +1,43 @@
+//! The data plane and the network drivers of this build know IPv4 and SNAT only: what is configured
+//! beyond that is refused at the start, and addresses lose their family on the way to them.
+//!
+//! boundary: goes away with the last driver that names `Ipv4Addr`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::config::{Cluster, Config};
+
+/// Refuses what this build cannot forward, before anything is changed.
+pub(super) fn check(config: &Config) -> Result<()> {
+    for cluster in &config.clusters {
+        let name = &cluster.name;
+        ensure!(
+            addresses(cluster).all(|address| address.is_ipv4()),
+            "cluster[{name}] has IPv6 addresses, whose forwarding is not in this build; use IPv4"
+        );
+    }
+    Ok(())
+}
+
+fn addresses(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
+    let vips = cluster.routes.iter().map(|route| route.vip.ip());
+    vips.chain(cluster.backends().map(|backend| backend.ip())).chain(cluster.snat_addresses.clone())
+}
+
+pub(super) fn address(address: IpAddr) -> Result<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+    .with_context(|| format!("{address} is IPv6, which is not in this build"))
+}
+
+pub(super) fn socket(socket: SocketAddr) -> Result<SocketAddrV4> {
+    Ok(SocketAddrV4::new(address(socket.ip())?, socket.port()))
+}
+
+pub(super) fn sockets(sockets: impl IntoIterator<Item = SocketAddr>) -> Result<Vec<SocketAddrV4>> {
+    sockets.into_iter().map(socket).collect()
+}
