@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use pairflip::config::{
-    self, Access, Announce, Attach, Check, Config, DrainMode, NoBackend, PortRange, Secret,
+    self, Access, Announce, Attach, Check, Config, DrainMode, Forwarding, NoBackend, PortRange,
+    Secret,
 };
 use pairflip_common::route::{
     BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
@@ -220,6 +221,18 @@ fn a_second_cluster_may_be_of_the_other_family() {
     let backends: Vec<String> = cluster.backends().map(|backend| backend.to_string()).collect();
     assert_eq!(backends[3], "[2001:db8::1:22]:3306");
     assert_eq!(cluster.snat_addresses, ["fd00::2".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+#[test]
+fn every_forwarding_mode_can_be_chosen() {
+    for mode in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+        let line = format!("name = \"main\"\nforwarding = \"{}\"", mode.name());
+        let config = parse(&MINIMAL.replace("name = \"main\"", &line));
+        assert_eq!(config.clusters[0].forwarding, mode);
+    }
+    // Only dsr needs one port for all.
+    let ports = MINIMAL.replace("10.0.1.22:3306", "10.0.1.22:3307");
+    parse(&ports.replace("name = \"main\"", "name = \"main\"\nforwarding = \"dnat\""));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use pairflip_common::route::{
 
 use super::field::Field;
 use super::model::{
-    Access, Announce, Check, Cluster, DrainConfig, DrainMode, NoBackend, Pair, PortRange, Route,
+    Access, Announce, Check, Cluster, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
+    PortRange, Route,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -122,10 +123,7 @@ fn read(
 ) -> Option<Cluster> {
     let mark = census.mark();
     let name = read_name(reader, section, "name = \"main\"");
-    let forwarding = section.optional(reader, "forwarding", (), |reader, field| {
-        let remedy = "write \"snat\": it works in any topology";
-        field.choose(reader, &[("snat", ())], &[("dnat", remedy), ("dsr", remedy)])
-    });
+    let forwarding = read_forwarding(reader, section);
     let failover = section.optional(reader, "failover", (), |reader, field| {
         let remedy =
             "write \"manual\", and make another pair active with: pairflip flip --route-only";
@@ -157,11 +155,11 @@ fn read(
     for (address, place) in snat_addresses.iter().flatten() {
         census.add_snat_address(*address, place.clone());
     }
-    census.judge_cluster(reader, mark);
-    forwarding?;
+    census.judge_cluster(reader, mark, forwarding);
     failover?;
     Some(Cluster {
         name: name?,
+        forwarding: forwarding?,
         snat_addresses: snat_addresses?.into_iter().map(|(address, _)| address).collect(),
         snat_ports: snat_ports?,
         announce: announce?,
@@ -171,6 +169,26 @@ fn read(
         routes: routes?,
         pairs: pairs?,
     })
+}
+
+/// Reports keys that another mode would need, too: whoever wrote them expects them to be obeyed.
+fn read_forwarding(reader: &mut Reader, section: &Section) -> Option<Forwarding> {
+    let choices = [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr].map(|it| (it.name(), it));
+    let forwarding =
+        section.optional(reader, "forwarding", Forwarding::Snat, |reader, field| {
+            field.choose(reader, &choices, &[])
+        })?;
+    if forwarding != Forwarding::Snat {
+        for field in ["snat_addresses", "snat_ports"].iter().filter_map(|key| section.field(key)) {
+            let problem = format!(
+                "belongs to forwarding = \"snat\", and this cluster's is {}",
+                value::quoted(forwarding.name())
+            );
+            let remedy = "remove it: backends see the clients' own addresses and ports";
+            reader.report(&field.place, Fault::new(problem, remedy));
+        }
+    }
+    Some(forwarding)
 }
 
 fn read_name(reader: &mut Reader, section: &Section, example: &str) -> Option<String> {

@@ -50,8 +50,11 @@ pub enum Attach {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cluster {
     pub name: String,
+    pub forwarding: Forwarding,
     /// Source addresses towards the backends; empty means that of the interface that leads there.
+    /// Always empty without [`Forwarding::Snat`].
     pub snat_addresses: Vec<IpAddr>,
+    /// Of no meaning without [`Forwarding::Snat`].
     pub snat_ports: PortRange,
     pub announce: Announce,
     pub no_backend: NoBackend,
@@ -61,6 +64,28 @@ pub struct Cluster {
     pub routes: Vec<Route>,
     /// At least two; the first is active on a first start.
     pub pairs: Vec<Pair>,
+}
+
+/// How packets reach the backends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Forwarding {
+    /// From the redirector's address and a port of `snat_ports`.
+    Snat,
+    /// From the client's address; replies come back through the redirector.
+    Dnat,
+    /// As the client sent them; replies go straight to the client. All ports of the cluster are one.
+    Dsr,
+}
+
+impl Forwarding {
+    /// Returns the word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Snat => "snat",
+            Self::Dnat => "dnat",
+            Self::Dsr => "dsr",
+        }
+    }
 }
 
 /// `snat_ports`: both ends included, `min <= max`.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use pairflip_common::route::BACKENDS_MAX;
 
+use super::model::Forwarding;
 use super::reader::{Place, Reader};
 use super::value::Fault;
 
@@ -48,7 +49,14 @@ impl Census {
     }
 
     /// Reports what is broken between the entries of one cluster, which are those from `mark` on.
-    pub(super) fn judge_cluster(&self, reader: &mut Reader, mark: Mark) {
+    ///
+    /// `forwarding` is `None` where it was wrong itself.
+    pub(super) fn judge_cluster(
+        &self,
+        reader: &mut Reader,
+        mark: Mark,
+        forwarding: Option<Forwarding>,
+    ) {
         let vips = &self.vips[mark.vips..];
         let backends = &self.backends[mark.backends..];
         let snat_addresses = &self.snat_addresses[mark.snat_addresses..];
@@ -74,6 +82,20 @@ impl Census {
                 family(address)
             );
             reader.report(place, Fault::new(problem, remedy));
+        }
+        if forwarding == Some(Forwarding::Dsr) {
+            let port = first.port();
+            let others = [vips, backends].map(|them| them.iter().find(|(it, _)| it.port() != port));
+            for (other, place) in others.into_iter().flatten() {
+                let problem = format!(
+                    "dsr changes no port, and {} at line {} has port {port}, not {}",
+                    first_place.key,
+                    reader.line(first_place),
+                    other.port(),
+                );
+                let remedy = "give all VIPs and backends of the cluster one port, or write forwarding = \"snat\"";
+                reader.report(place, Fault::new(problem, remedy));
+            }
         }
     }
 

@@ -43,7 +43,8 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .map(|key| (distance(&folded, key), *key))
         .filter(|(distance, _)| *distance <= budget)
-        .min()
+        // Of several the first, which is the default where there is one.
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, key)| key)
 }
 

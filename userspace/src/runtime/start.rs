@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     check::{self, mysql::Prober},
-    config::{Attach, Config},
+    config::{Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, LoadOptions, Mode},
     http,
@@ -142,12 +142,15 @@ fn log_attachments(dataplane: &DataPlane) {
     }
 }
 
-fn ranges(config: &Config) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
-    config.clusters.iter().map(|cluster| cluster.snat_ports.min..=cluster.snat_ports.max)
+/// The ports that belong to flows; only `snat` takes ports of this host.
+fn snat_clusters(config: &Config) -> impl Iterator<Item = (&Cluster, RangeInclusive<u16>)> {
+    let snat = |cluster: &&Cluster| cluster.forwarding == Forwarding::Snat;
+    let range = |cluster: &Cluster| cluster.snat_ports.min..=cluster.snat_ports.max;
+    config.clusters.iter().filter(snat).map(move |cluster| (cluster, range(cluster)))
 }
 
 fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
-    for range in ranges(config) {
+    for (_, range) in snat_clusters(config) {
         let reservation = ports::reserve(&range, state.ports.take())
             .context("taking snat_ports out of the kernel's hands")?;
         if reservation.before != reservation.after {
@@ -165,8 +168,7 @@ fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
 
 /// The host's own connections to backends that hold a port of `snat_ports` since before us keep it.
 fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
-    for cluster in &config.clusters {
-        let range = cluster.snat_ports.min..=cluster.snat_ports.max;
+    for (cluster, range) in snat_clusters(config) {
         let sockets =
             ports::sockets_inside(&range, &v4::sockets(cluster.backends())?.into_iter().collect())
                 .context("listing the host's own connections inside snat_ports")?;
@@ -179,8 +181,10 @@ fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Resul
 }
 
 fn describe_ports(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
-    let min = config.clusters.iter().map(|cluster| cluster.snat_ports.min).min().unwrap_or(0);
-    let max = config.clusters.iter().map(|cluster| cluster.snat_ports.max).max().unwrap_or(0);
+    let ranges = || snat_clusters(config).map(|(_, range)| range);
+    // Without `snat` an empty range: no port is ours.
+    let min = ranges().map(|range| *range.start()).min().unwrap_or(u16::MAX);
+    let max = ranges().map(|range| *range.end()).max().unwrap_or(0);
     Ok(dataplane.set_snat_ports(min, max)?)
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::config::{Cluster, Config};
+use crate::config::{Cluster, Config, Forwarding};
 
 /// Refuses what this build cannot forward, before anything is changed.
 pub(super) fn check(config: &Config) -> Result<()> {
@@ -16,6 +16,11 @@ pub(super) fn check(config: &Config) -> Result<()> {
         ensure!(
             addresses(cluster).all(|address| address.is_ipv4()),
             "cluster[{name}] has IPv6 addresses, whose forwarding is not in this build; use IPv4"
+        );
+        ensure!(
+            cluster.forwarding == Forwarding::Snat,
+            "cluster[{name}].forwarding: {:?} is not in this build; use \"snat\"",
+            cluster.forwarding.name()
         );
     }
     Ok(())

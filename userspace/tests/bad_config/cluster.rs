@@ -28,11 +28,34 @@ pub(super) const CASES: &[Case] = &[
     use 1 to 32 letters, digits, - and _, the first of them not a -"#,
     },
     Case {
-        name: "a forwarding mode of a later version",
+        name: "SNAT addresses and ports without SNAT",
         changes: &[(r#"name = "main""#, r#"name = "main"
-forwarding = "dsr""#)],
-        errors: r#"bad.toml:6:14: cluster[main].forwarding: "dsr" is not supported by this version
-    write "snat": it works in any topology"#,
+forwarding = "dnat"
+snat_addresses = ["10.0.1.2"]
+snat_ports = "32768-60999""#)],
+        errors: r#"bad.toml:7:18: cluster[main].snat_addresses: belongs to forwarding = "snat", and this cluster's is "dnat"
+    remove it: backends see the clients' own addresses and ports
+bad.toml:8:14: cluster[main].snat_ports: belongs to forwarding = "snat", and this cluster's is "dnat"
+    remove it: backends see the clients' own addresses and ports
+2 errors"#,
+    },
+    Case {
+        name: "SNAT ports with DSR",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+forwarding = "dsr"
+snat_ports = "32768-60999""#)],
+        errors: r#"bad.toml:7:14: cluster[main].snat_ports: belongs to forwarding = "snat", and this cluster's is "dsr"
+    remove it: backends see the clients' own addresses and ports"#,
+    },
+    Case {
+        name: "a VIP and a backend of other ports with DSR",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+forwarding = "dsr""#), ("10.0.0.101:3306", "10.0.0.101:3307"), ("10.0.1.22:3306", "10.0.1.22:3308")],
+        errors: r#"bad.toml:19:7: cluster[main].route[reads].vip: dsr changes no port, and cluster[main].route[writes].vip at line 14 has port 3306, not 3307
+    give all VIPs and backends of the cluster one port, or write forwarding = "snat"
+bad.toml:30:13: cluster[main].pair[pair2].replicas[1]: dsr changes no port, and cluster[main].route[writes].vip at line 14 has port 3306, not 3308
+    give all VIPs and backends of the cluster one port, or write forwarding = "snat"
+2 errors"#,
     },
     Case {
         name: "a forwarding mode that does not exist",
