@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pairflip::config::{
     self, Access, Announce, Attach, Check, Config, DrainMode, Forwarding, NoBackend, PortRange,
-    Secret,
+    Secret, Timeouts,
 };
 use pairflip_common::route::{
     BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
@@ -146,6 +146,9 @@ fn the_reference_shows_every_key() {
         "max_lag",
         "mode",
         "deadline",
+        "half_open",
+        "established",
+        "closing",
         "vip",
         "access",
         "primary",
@@ -201,6 +204,10 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(cluster.announce, Announce::Arp);
     assert_eq!(cluster.no_backend, NoBackend::Reset);
     assert_eq!(cluster.drain.mode, DrainMode::Finish);
+    let seconds = Duration::from_secs;
+    let timeouts =
+        Timeouts { half_open: seconds(130), established: seconds(36_000), closing: seconds(120) };
+    assert_eq!(cluster.timeouts, timeouts);
     assert_eq!(config.warnings(), [""; 0]);
 }
 

@@ -11,7 +11,7 @@ use pairflip_common::route::{
 use super::field::Field;
 use super::model::{
     Access, Announce, Check, Cluster, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
-    PortRange, Route,
+    PortRange, Route, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -31,6 +31,7 @@ pub(super) const CLUSTER: Schema = Schema {
         "no_backend",
         "check",
         "drain",
+        "timeouts",
         "route",
         "pair",
     ],
@@ -66,6 +67,12 @@ pub(super) const CHECK: Schema = Schema {
 pub(super) const DRAIN: Schema =
     Schema { header: "[cluster.drain]", keys: &["mode", "deadline"], unsupported: &[] };
 
+pub(super) const TIMEOUTS: Schema = Schema {
+    header: "[cluster.timeouts]",
+    keys: &["half_open", "established", "closing"],
+    unsupported: &[],
+};
+
 pub(super) const ROUTE: Schema = Schema {
     header: "[[cluster.route]]",
     keys: &["name", "vip", "access"],
@@ -99,6 +106,18 @@ const LAG_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 const DEADLINE_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
+/// Linux gives up a SYN after 127 s (`tcp_syn_retries = 6`).
+const DEFAULT_HALF_OPEN: Duration = Duration::from_secs(130);
+/// A second is a thousand round trips within a data centre; no host tries for ten minutes.
+const HALF_OPEN_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// Longer than the servers' own `wait_timeout` of 8 h, so that they end an idle session first.
+const DEFAULT_ESTABLISHED: Duration = Duration::from_secs(10 * 3600);
+/// A minute of silence is an ordinary query.
+const ESTABLISHED_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(30 * 86_400);
+/// Twice the 60 s of Linux's FIN-WAIT-2.
+const DEFAULT_CLOSING: Duration = Duration::from_secs(120);
+const CLOSING_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Characters of an account: MariaDB's limit; MySQL's is 32.
 const USER_CHARS_MAX: usize = 128;
 
@@ -146,6 +165,12 @@ fn read(
         .and_then(|field| read_check(reader, &field, secrets));
     let default_drain = DrainConfig { mode: DrainMode::Finish, deadline: None };
     let drain = section.optional(reader, "drain", default_drain, read_drain);
+    let default_timeouts = Timeouts {
+        half_open: DEFAULT_HALF_OPEN,
+        established: DEFAULT_ESTABLISHED,
+        closing: DEFAULT_CLOSING,
+    };
+    let timeouts = section.optional(reader, "timeouts", default_timeouts, read_timeouts);
     let routes = section
         .require(reader, "route", "add a [[cluster.route]] section for each VIP")
         .and_then(|field| read_routes(reader, census, &field));
@@ -166,6 +191,7 @@ fn read(
         no_backend: no_backend?,
         check: check?,
         drain: drain?,
+        timeouts: timeouts?,
         routes: routes?,
         pairs: pairs?,
     })
@@ -328,6 +354,20 @@ fn read_drain(reader: &mut Reader, field: &Field) -> Option<DrainConfig> {
         field.parse(reader, "\"30s\"", |text| value::duration(text, DEADLINE_RANGE)).map(Some)
     });
     Some(DrainConfig { mode: mode?, deadline: deadline? })
+}
+
+fn read_timeouts(reader: &mut Reader, field: &Field) -> Option<Timeouts> {
+    let section = field.table(reader, &TIMEOUTS)?;
+    let mut timeout = |name: &str, default: Duration, range: RangeInclusive<Duration>| {
+        section.optional(reader, name, default, |reader, field| {
+            let example = value::quoted(&Human(default).to_string());
+            field.parse(reader, &example, |text| value::duration(text, range))
+        })
+    };
+    let half_open = timeout("half_open", DEFAULT_HALF_OPEN, HALF_OPEN_RANGE);
+    let established = timeout("established", DEFAULT_ESTABLISHED, ESTABLISHED_RANGE);
+    let closing = timeout("closing", DEFAULT_CLOSING, CLOSING_RANGE);
+    Some(Timeouts { half_open: half_open?, established: established?, closing: closing? })
 }
 
 fn read_routes(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Route>> {

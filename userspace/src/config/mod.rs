@@ -35,7 +35,7 @@ use toml::de::DeTable;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Attach, Check, Cluster, Config, Daemon, DrainConfig, DrainMode, Forwarding,
-    NoBackend, Pair, PortRange, Route,
+    NoBackend, Pair, PortRange, Route, Timeouts,
 };
 pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
 pub use self::value::Human;
@@ -61,6 +61,7 @@ const SCHEMAS: &[&Schema] = &[
     &cluster::CLUSTER,
     &cluster::CHECK,
     &cluster::DRAIN,
+    &cluster::TIMEOUTS,
     &cluster::ROUTE,
     &cluster::PAIR,
 ];

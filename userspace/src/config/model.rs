@@ -60,6 +60,7 @@ pub struct Cluster {
     pub no_backend: NoBackend,
     pub check: Check,
     pub drain: DrainConfig,
+    pub timeouts: Timeouts,
     /// At least one of them a write route; VIPs are unique in the daemon.
     pub routes: Vec<Route>,
     /// At least two; the first is active on a first start.
@@ -151,6 +152,16 @@ pub enum DrainMode {
     Idle,
     /// Now.
     Cut,
+}
+
+/// `[cluster.timeouts]`: silence of both sides after which a connection is forgotten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// In its handshake.
+    pub half_open: Duration,
+    pub established: Duration,
+    /// After the first FIN.
+    pub closing: Duration,
 }
 
 /// `[[cluster.route]]`: one VIP.

@@ -33,7 +33,7 @@ use self::{end::Hop, ids::Ids, requests::PendingFlips};
 use crate::{
     config::Config,
     control,
-    dataplane::{DataPlane, SweepLimits},
+    dataplane::DataPlane,
     net::{frames::FrameSender, links::NextHops},
     state::{State, StateDir},
 };
@@ -43,16 +43,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
-/// Silence after which a flow's entries are removed.
-///
-/// Half-open: Linux gives up a SYN after 127 s (`tcp_syn_retries = 6`). Established: longer than MySQL's own
-/// `wait_timeout` of 28800 s, so that the server ends an idle session first. Closing: twice the 60 s of Linux's FIN-WAIT-2.
-const SWEEP_LIMITS: SweepLimits = SweepLimits {
-    half_open: Duration::from_secs(130),
-    established: Duration::from_secs(36_000),
-    closing: Duration::from_secs(120),
-};
 
 /// What steers one backend's probes.
 struct Pacer {
@@ -213,7 +203,9 @@ impl Runtime {
     }
 
     fn sweep(&mut self) {
-        match tokio::task::block_in_place(|| self.dataplane.sweep(SWEEP_LIMITS)) {
+        // boundary
+        let limits = v4::sweep_limits(&self.config);
+        match tokio::task::block_in_place(|| self.dataplane.sweep(limits)) {
             Ok(0) => {}
             Ok(swept) => tracing::debug!(swept, "removed silent flows"),
             Err(error) => {

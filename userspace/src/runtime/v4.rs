@@ -3,11 +3,17 @@
 //!
 //! boundary: goes away with the last driver that names `Ipv4Addr`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::config::{Cluster, Config, Forwarding};
+use crate::{
+    config::{Cluster, Config, Forwarding, Timeouts},
+    dataplane::SweepLimits,
+};
 
 /// Refuses what this build cannot forward, before anything is changed.
 pub(super) fn check(config: &Config) -> Result<()> {
@@ -45,4 +51,16 @@ pub(super) fn socket(socket: SocketAddr) -> Result<SocketAddrV4> {
 
 pub(super) fn sockets(sockets: impl IntoIterator<Item = SocketAddr>) -> Result<Vec<SocketAddrV4>> {
     sockets.into_iter().map(socket).collect()
+}
+
+/// The longest of every cluster's: a sweep knows no clusters, and must not forget a flow too early.
+pub(super) fn sweep_limits(config: &Config) -> SweepLimits {
+    let longest = |timeout: fn(&Timeouts) -> Duration| {
+        config.clusters.iter().map(|cluster| timeout(&cluster.timeouts)).max().unwrap_or_default()
+    };
+    SweepLimits {
+        half_open: longest(|timeouts| timeouts.half_open),
+        established: longest(|timeouts| timeouts.established),
+        closing: longest(|timeouts| timeouts.closing),
+    }
 }

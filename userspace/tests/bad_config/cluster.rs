@@ -198,4 +198,53 @@ deadline = "30"
         errors: r#"bad.toml:12:12: cluster[main].drain.deadline: "30" has no unit
     add one of ms, s, m, h, d, as in "30s""#,
     },
+    Case {
+        name: "timeouts out of their ranges",
+        changes: &[(r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+"#, r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+[cluster.timeouts]
+half_open = "11m"
+established = "59s"
+closing = "500ms"
+"#)],
+        errors: r#"bad.toml:11:13: cluster[main].timeouts.half_open: "11m" is too long
+    write a duration from 1s to 10m
+bad.toml:12:15: cluster[main].timeouts.established: "59s" is too short
+    write a duration from 1m to 30d
+bad.toml:13:11: cluster[main].timeouts.closing: "500ms" is too short
+    write a duration from 1s to 1h
+3 errors"#,
+    },
+    Case {
+        name: "a timeout that is a number",
+        changes: &[(r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+"#, r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+[cluster.timeouts]
+established = 36000
+"#)],
+        errors: r#"bad.toml:11:15: cluster[main].timeouts.established: expected a string, found the number 36000
+    write established = "10h""#,
+    },
+    Case {
+        name: "a timeout that does not exist",
+        changes: &[(r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+"#, r#"[cluster.check]
+user = "pairflip"
+password_file = "password"
+[cluster.timeouts]
+idle = "1h"
+"#)],
+        errors: "bad.toml:11:1: cluster[main].timeouts.idle: unknown key of [cluster.timeouts]
+    the keys of [cluster.timeouts] are: half_open, established, closing",
+    },
 ];
