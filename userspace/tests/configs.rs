@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use pairflip::config::{
-    self, Access, Announce, Attach, Check, Config, DrainMode, Forwarding, NoBackend, PortRange,
-    Secret, Timeouts,
+    self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, NoBackend,
+    PortRange, Secret, Timeouts,
 };
 use pairflip_common::route::{
     BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
@@ -151,6 +151,8 @@ fn the_reference_shows_every_key() {
         "closing",
         "vip",
         "access",
+        "allow",
+        "deny",
         "primary",
         "replicas",
     ] {
@@ -172,6 +174,7 @@ fn the_reference_names_the_limits() {
         format!("1 to {CLUSTERS_MAX} clusters"),
         format!("Up to {SNAT_ADDRESSES_MAX}."),
         format!("1 to {ROUTES_MAX}, one with"),
+        "1 to 256 networks".to_owned(),
         format!("1 to {CHOICE_SLOTS}. {BACKENDS_MAX} backends in all"),
     ] {
         assert!(text.contains(&limit), "{limit}");
@@ -240,6 +243,17 @@ fn every_forwarding_mode_can_be_chosen() {
     // Only dsr needs one port for all.
     let ports = MINIMAL.replace("10.0.1.22:3306", "10.0.1.22:3307");
     parse(&ports.replace("name = \"main\"", "name = \"main\"\nforwarding = \"dnat\""));
+}
+
+#[test]
+fn a_route_can_be_for_some_networks_only() {
+    let lines = "access = \"write\"\nallow = [\"10.0.0.0/8\", \"192.0.2.7/32\"]\ndeny = \"drop\"";
+    let config = parse(&MINIMAL.replace("access = \"write\"", lines));
+    let route = &config.clusters[0].routes[0];
+    let networks = ["10.0.0.0/8", "192.0.2.7/32"].map(|network| network.parse().unwrap());
+    assert_eq!((route.allow.as_slice(), route.deny), (networks.as_slice(), Deny::Drop));
+    let everybody = &parse(MINIMAL).clusters[0].routes[0];
+    assert_eq!((everybody.allow.as_slice(), everybody.deny), ([].as_slice(), Deny::Reset));
 }
 
 #[test]

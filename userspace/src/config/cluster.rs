@@ -10,7 +10,7 @@ use pairflip_common::route::{
 
 use super::field::Field;
 use super::model::{
-    Access, Announce, Check, Cluster, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
+    Access, Announce, Check, Cluster, Deny, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
     PortRange, Route, Timeouts,
 };
 use super::reader::Reader;
@@ -75,11 +75,11 @@ pub(super) const TIMEOUTS: Schema = Schema {
 
 pub(super) const ROUTE: Schema = Schema {
     header: "[[cluster.route]]",
-    keys: &["name", "vip", "access"],
-    unsupported: &[
-        ("allow", "remove it, and limit the clients with a firewall in front of the redirector"),
-        ("failback", "remove it: new connections return to a replica as soon as it is fit"),
-    ],
+    keys: &["name", "vip", "access", "allow", "deny"],
+    unsupported: &[(
+        "failback",
+        "remove it: new connections return to a replica as soon as it is fit",
+    )],
 };
 
 pub(super) const PAIR: Schema = Schema {
@@ -118,6 +118,8 @@ const ESTABLISHED_RANGE: RangeInclusive<Duration> =
 /// Twice the 60 s of Linux's FIN-WAIT-2.
 const DEFAULT_CLOSING: Duration = Duration::from_secs(120);
 const CLOSING_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
+const ALLOW_MAX: usize = 256;
 /// Characters of an account: MariaDB's limit; MySQL's is 32.
 const USER_CHARS_MAX: usize = 128;
 
@@ -396,7 +398,28 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
         section.require(reader, "access", "add access = \"write\" or access = \"read\"").and_then(
             |field| field.choose(reader, &[("write", Access::Write), ("read", Access::Read)], &[]),
         );
-    Some(Route { name: name?, vip: vip?, access: access? })
+    let allow = section.optional(reader, "allow", Vec::new(), |reader, field| {
+        let networks = field.distinct(reader, "[\"10.0.0.0/8\"]", ALLOW_MAX, value::network)?;
+        Some(
+            networks
+                .into_iter()
+                .map(|(network, place)| {
+                    census.add_allowed(network, place);
+                    network
+                })
+                .collect(),
+        )
+    });
+    let deny = section.optional(reader, "deny", Deny::Reset, |reader, field| {
+        let deny = field.choose(reader, &[("reset", Deny::Reset), ("drop", Deny::Drop)], &[])?;
+        if section.field("allow").is_none() {
+            let remedy = "add allow = [\"10.0.0.0/8\"] with the networks that may connect";
+            reader.report(&field.place, Fault::new("nobody is denied without allow", remedy));
+            return None;
+        }
+        Some(deny)
+    });
+    Some(Route { name: name?, vip: vip?, access: access?, allow: allow?, deny: deny? })
 }
 
 fn read_pairs(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Pair>> {

@@ -34,8 +34,8 @@ use toml::de::DeTable;
 
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
-    Access, Announce, Attach, Check, Cluster, Config, Daemon, DrainConfig, DrainMode, Forwarding,
-    NoBackend, Pair, PortRange, Route, Timeouts,
+    Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,
+    Forwarding, Network, NoBackend, Pair, PortRange, Route, Timeouts,
 };
 pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
 pub use self::value::Human;

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use ipnet::IpNet as Network;
+
 use super::Secret;
 
 /// A whole configuration file.
@@ -170,6 +172,19 @@ pub struct Route {
     pub name: String,
     pub vip: SocketAddr,
     pub access: Access,
+    /// Who may connect, without host bits and each once; empty means everybody.
+    pub allow: Vec<Network>,
+    /// What the others get.
+    pub deny: Deny,
+}
+
+/// What a new connection gets that `allow` does not cover.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Deny {
+    /// RST: the client learns at once.
+    Reset,
+    /// Nothing: the VIP looks unused.
+    Drop,
 }
 
 /// What clients of a route do.

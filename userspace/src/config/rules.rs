@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use pairflip_common::route::BACKENDS_MAX;
 
-use super::model::Forwarding;
+use super::model::{Forwarding, Network};
 use super::reader::{Place, Reader};
 use super::value::Fault;
 
@@ -16,6 +16,7 @@ pub(super) struct Census {
     vips: Vec<(SocketAddr, Place)>,
     backends: Vec<(SocketAddr, Place)>,
     snat_addresses: Vec<(IpAddr, Place)>,
+    allowed: Vec<(Network, Place)>,
 }
 
 /// How far a census was when something began.
@@ -24,6 +25,7 @@ pub(super) struct Mark {
     vips: usize,
     backends: usize,
     snat_addresses: usize,
+    allowed: usize,
 }
 
 impl Census {
@@ -39,12 +41,17 @@ impl Census {
         self.snat_addresses.push((address, place));
     }
 
+    pub(super) fn add_allowed(&mut self, network: Network, place: Place) {
+        self.allowed.push((network, place));
+    }
+
     /// Returns where the entries of a cluster that is read next begin.
     pub(super) fn mark(&self) -> Mark {
         Mark {
             vips: self.vips.len(),
             backends: self.backends.len(),
             snat_addresses: self.snat_addresses.len(),
+            allowed: self.allowed.len(),
         }
     }
 
@@ -81,6 +88,18 @@ impl Census {
                 "one cluster has one family: make a second [[cluster]] with the {} VIPs and backends",
                 family(address)
             );
+            reader.report(place, Fault::new(problem, remedy));
+        }
+        let allowed = &self.allowed[mark.allowed..];
+        if let Some((network, place)) = allowed.iter().find(|(it, _)| other(it.addr())) {
+            let problem = format!(
+                "{network} is {}, and {} at line {} is {}",
+                family(network.addr()),
+                first_place.key,
+                reader.line(first_place),
+                family(first.ip()),
+            );
+            let remedy = "remove it: the clients of a VIP have addresses of its own family";
             reader.report(place, Fault::new(problem, remedy));
         }
         if forwarding == Some(Forwarding::Dsr) {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::PortRange;
+use super::{Network, PortRange};
 
 /// Characters of a value that an error repeats.
 const QUOTED_CHARS_MAX: usize = 60;
@@ -178,6 +178,43 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Fault> {
     Ok(address)
 }
 
+/// Returns a network: an address without host bits, and the length of its prefix.
+pub(super) fn network(text: &str) -> Result<Network, Fault> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let alone = Network::from(address);
+        return Err(Fault::new(
+            format!("{} has no prefix length", quoted(text)),
+            format!("add it: {} is this one host", quoted(&alone.to_string())),
+        ));
+    }
+    let network: Network = text.parse().map_err(|_| {
+        Fault::new(
+            format!("{} is not a network", quoted(text)),
+            "write an address and the length of its prefix, as in \"10.0.0.0/8\"",
+        )
+    })?;
+    let mapped = match network.addr() {
+        // The prefix ::ffff:0:0/96 stands before the 32 bits of IPv4.
+        IpAddr::V6(address) => address.to_ipv4_mapped().zip(network.prefix_len().checked_sub(96)),
+        IpAddr::V4(_) => None,
+    };
+    if let Some((address, length)) = mapped {
+        return Err(Fault::new(
+            format!("{network} is an IPv4 network in IPv6 notation"),
+            format!("write it as IPv4: \"{address}/{length}\""),
+        ));
+    }
+    let without_host_bits = network.trunc();
+    if network != without_host_bits {
+        let alone = Network::from(network.addr());
+        return Err(Fault::new(
+            format!("{} has bits set beyond its prefix", quoted(text)),
+            format!("write the network, \"{without_host_bits}\", or the one host, \"{alone}\""),
+        ));
+    }
+    Ok(network)
+}
+
 /// An address with its interface, `fe80::1%eth0`.
 fn scoped(text: &str) -> Fault {
     Fault::new(
@@ -330,6 +367,37 @@ mod tests {
             assert_eq!(Human(duration(text, range).unwrap()).to_string(), text);
         }
         assert_eq!(Human(Duration::ZERO).to_string(), "0ms");
+    }
+
+    #[test]
+    fn networks_have_no_host_bits() {
+        for text in
+            ["10.0.0.0/8", "0.0.0.0/0", "::/0", "10.1.2.3/32", "2001:db8::/32", "fd00::1/128"]
+        {
+            assert_eq!(network(text).map(|network| network.to_string()), Ok(text.to_owned()));
+        }
+        for text in [
+            "",
+            "/",
+            "/8",
+            "10.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0/8",
+            "10.0.0.1/8",
+            "0.0.0.1/0",
+            "2001:db8::1/32",
+            "2001:db8::/129",
+            "[2001:db8::]/32",
+            "2001:db8::%1/32",
+            "::ffff:10.0.0.0/104",
+            "10.0.0.0/8 ",
+        ] {
+            assert!(network(text).is_err(), "{text}");
+        }
     }
 
     #[test]

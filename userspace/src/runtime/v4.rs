@@ -28,6 +28,13 @@ pub(super) fn check(config: &Config) -> Result<()> {
             "cluster[{name}].forwarding: {:?} is not in this build; use \"snat\"",
             cluster.forwarding.name()
         );
+        for route in &cluster.routes {
+            ensure!(
+                route.allow.is_empty(),
+                "cluster[{name}].route[{}].allow is not in this build; use a firewall",
+                route.name
+            );
+        }
     }
     Ok(())
 }

@@ -135,6 +135,15 @@ fn more_than_the_kernel_tables_hold_is_refused() {
         )
     );
 
+    let networks: Vec<String> =
+        (0..257).map(|n| format!("\"10.{}.{}.0/24\"", n / 256, n % 256)).collect();
+    let allow = format!("access = \"read\"\nallow = [{}]", networks.join(", "));
+    assert_eq!(
+        errors_of(&BASE.replace("access = \"read\"", &allow)),
+        "bad.toml:20:9: cluster[main].route[reads].allow: there are 257, and 256 is the most\n    \
+         remove some, or divide them among several clusters or daemons"
+    );
+
     let replicas = BASE.replace("\"10.0.1.22:3306\"", &backends(0, CHOICE_SLOTS + 1).join(", "));
     assert_eq!(
         errors_of(&replicas),

@@ -182,6 +182,70 @@ bad.toml:16:1: cluster[main].route[#2].access: is missing
     choose an address that no server has",
     },
     Case {
+        name: "an empty allow list",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = []"#)],
+        errors: r#"bad.toml:20:9: cluster[main].route[reads].allow: the list is empty
+    write at least one, as in ["10.0.0.0/8"]"#,
+    },
+    Case {
+        name: "a network with host bits",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["10.0.0.0/8", "10.1.2.3/16"]"#)],
+        errors: r#"bad.toml:20:24: cluster[main].route[reads].allow[2]: "10.1.2.3/16" has bits set beyond its prefix
+    write the network, "10.1.0.0/16", or the one host, "10.1.2.3/32""#,
+    },
+    Case {
+        name: "a network without a prefix length",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["10.1.2.3"]"#)],
+        errors: r#"bad.toml:20:10: cluster[main].route[reads].allow[1]: "10.1.2.3" has no prefix length
+    add it: "10.1.2.3/32" is this one host"#,
+    },
+    Case {
+        name: "a network that is a name",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["office"]"#)],
+        errors: r#"bad.toml:20:10: cluster[main].route[reads].allow[1]: "office" is not a network
+    write an address and the length of its prefix, as in "10.0.0.0/8""#,
+    },
+    Case {
+        name: "a network twice",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["10.0.0.0/8", "10.0.0.0/8"]"#)],
+        errors: r#"bad.toml:20:24: cluster[main].route[reads].allow[2]: "10.0.0.0/8" is there twice
+    remove one of the two"#,
+    },
+    Case {
+        name: "a network of the other family",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["10.0.0.0/8", "2001:db8::/32"]"#)],
+        errors: "bad.toml:20:24: cluster[main].route[reads].allow[2]: 2001:db8::/32 is IPv6, and cluster[main].route[writes].vip at line 13 is IPv4
+    remove it: the clients of a VIP have addresses of its own family",
+    },
+    Case {
+        name: "an IPv4 network in IPv6 notation",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["::ffff:10.0.0.0/104"]"#)],
+        errors: r#"bad.toml:20:10: cluster[main].route[reads].allow[1]: ::ffff:10.0.0.0/104 is an IPv4 network in IPv6 notation
+    write it as IPv4: "10.0.0.0/8""#,
+    },
+    Case {
+        name: "a deny that does not exist",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+allow = ["10.0.0.0/8"]
+deny = "reject""#)],
+        errors: r#"bad.toml:21:8: cluster[main].route[reads].deny: "reject" is not a known value
+    do you mean "reset"?"#,
+    },
+    Case {
+        name: "a deny without an allow list",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+deny = "drop""#)],
+        errors: r#"bad.toml:20:8: cluster[main].route[reads].deny: nobody is denied without allow
+    add allow = ["10.0.0.0/8"] with the networks that may connect"#,
+    },
+    Case {
         name: "33 routes",
         changes: &[(r#"[[cluster.route]]
 name = "reads"

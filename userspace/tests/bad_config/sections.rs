@@ -146,13 +146,6 @@ colour = "red""#)],
     put it into a file of mode 0600 and write password_file = "/path/of/it""#,
     },
     Case {
-        name: "an allow list",
-        changes: &[(r#"access = "read""#, r#"access = "read"
-allow = ["10.0.0.0/8"]"#)],
-        errors: "bad.toml:20:1: cluster[main].route[reads].allow: not supported by this version
-    remove it, and limit the clients with a firewall in front of the redirector",
-    },
-    Case {
         name: "failback",
         changes: &[(r#"name = "main""#, r#"name = "main"
 failback = "idle""#)],
