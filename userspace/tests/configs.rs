@@ -155,9 +155,14 @@ fn the_reference_shows_every_key() {
         "deny",
         "primary",
         "replicas",
+        "weight",
+        "slow_start",
     ] {
         let shown = text.lines().any(|line| {
-            line.trim_start_matches([' ', '#'])
+            // A line of its own, or a part of `{ address = ..., weight = ... }`.
+            let inner = line.find(&format!(" {key} = ")).map(|at| &line[at + 1..]);
+            inner
+                .unwrap_or_else(|| line.trim_start_matches([' ', '#']))
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.trim_start().starts_with("= "))
         });
@@ -254,6 +259,19 @@ fn a_route_can_be_for_some_networks_only() {
     assert_eq!((route.allow.as_slice(), route.deny), (networks.as_slice(), Deny::Drop));
     let everybody = &parse(MINIMAL).clusters[0].routes[0];
     assert_eq!((everybody.allow.as_slice(), everybody.deny), ([].as_slice(), Deny::Reset));
+}
+
+#[test]
+fn replicas_may_have_weights_and_a_slow_start() {
+    let text = MINIMAL
+        .replace("[\"10.0.1.12:3306\"]", "[\"10.0.1.12:3306\", { address = \"10.0.1.13:3306\", weight = 50 }, { address = \"10.0.1.14:3306\" }]")
+        .replace("name = \"main\"", "name = \"main\"\nslow_start = \"30s\"");
+    let cluster = &parse(&text).clusters[0];
+    let weights: Vec<u16> = cluster.pairs[0].replicas.iter().map(|it| it.weight).collect();
+    assert_eq!(weights, [100, 50, 100]);
+    assert_eq!(cluster.backends().count(), 6);
+    assert_eq!(cluster.slow_start, Duration::from_secs(30));
+    assert_eq!(parse(MINIMAL).clusters[0].slow_start, Duration::ZERO);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `[[cluster]]` and the sections below it: their keys, defaults and ranges.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use pairflip_common::route::{
 use super::field::Field;
 use super::model::{
     Access, Announce, Check, Cluster, Deny, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
-    PortRange, Route, Timeouts,
+    PortRange, Replica, Route, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -29,6 +28,7 @@ pub(super) const CLUSTER: Schema = Schema {
         "announce",
         "failover",
         "no_backend",
+        "slow_start",
         "check",
         "drain",
         "timeouts",
@@ -82,11 +82,12 @@ pub(super) const ROUTE: Schema = Schema {
     )],
 };
 
-pub(super) const PAIR: Schema = Schema {
-    header: "[[cluster.pair]]",
-    keys: &["name", "primary", "replicas"],
-    unsupported: &[("weight", "remove it: replicas get equal shares of the connections")],
-};
+pub(super) const PAIR: Schema =
+    Schema { header: "[[cluster.pair]]", keys: &["name", "primary", "replicas"], unsupported: &[] };
+
+/// The long form of an element of `replicas`.
+pub(super) const REPLICA: Schema =
+    Schema { header: "replicas = [{ ... }]", keys: &["address", "weight"], unsupported: &[] };
 
 /// The kernel's usual range for outgoing connections; the daemon takes it out of its hands.
 const DEFAULT_SNAT_PORTS: PortRange = PortRange { min: 32_768, max: 60_999 };
@@ -118,6 +119,13 @@ const ESTABLISHED_RANGE: RangeInclusive<Duration> =
 /// Twice the 60 s of Linux's FIN-WAIT-2.
 const DEFAULT_CLOSING: Duration = Duration::from_secs(120);
 const CLOSING_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// Off: nobody is surprised by a replica that gets less than its share.
+const DEFAULT_SLOW_START: Duration = Duration::ZERO;
+/// Caches are warm after an hour.
+const SLOW_START_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const DEFAULT_WEIGHT: u32 = 100;
+/// A tenth of the default is a small server's; ten times it leaves room for a large one.
+const WEIGHT_RANGE: RangeInclusive<u32> = 1..=1000;
 /// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
 const ALLOW_MAX: usize = 256;
 /// Characters of an account: MariaDB's limit; MySQL's is 32.
@@ -162,6 +170,9 @@ fn read(
     let no_backend = section.optional(reader, "no_backend", NoBackend::Reset, |reader, field| {
         field.choose(reader, &[("reset", NoBackend::Reset), ("drop", NoBackend::Drop)], &[])
     });
+    let slow_start = section.optional(reader, "slow_start", DEFAULT_SLOW_START, |reader, field| {
+        field.parse(reader, "\"30s\"", |text| value::duration(text, SLOW_START_RANGE))
+    });
     let check = section
         .require(reader, "check", "add a [cluster.check] section with user and password_file")
         .and_then(|field| read_check(reader, &field, secrets));
@@ -193,6 +204,7 @@ fn read(
         no_backend: no_backend?,
         check: check?,
         drain: drain?,
+        slow_start: slow_start?,
         timeouts: timeouts?,
         routes: routes?,
         pairs: pairs?,
@@ -453,15 +465,32 @@ fn read_pair(reader: &mut Reader, census: &mut Census, section: &Section) -> Opt
 }
 
 /// Returns 1 to [`CHOICE_SLOTS`] replicas: beyond, some would have no slot and get no connection.
-fn read_replicas(
-    reader: &mut Reader,
-    census: &mut Census,
-    field: &Field,
-) -> Option<Vec<SocketAddr>> {
-    let replicas = field.distinct(reader, "[\"10.0.1.12:3306\"]", CHOICE_SLOTS, value::socket)?;
+fn read_replicas(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Replica>> {
+    let example = "[\"10.0.1.12:3306\"]";
+    let address = |replica: &Replica| replica.address;
+    let replicas = field.distinct_by(reader, example, CHOICE_SLOTS, read_replica, address)?;
     let replicas = replicas.into_iter().map(|(replica, place)| {
-        census.add_backend(replica, place);
+        census.add_backend(replica.address, place);
         replica
     });
     Some(replicas.collect())
+}
+
+/// Returns a replica, written as its address or as a table of address and weight.
+fn read_replica(reader: &mut Reader, field: &Field) -> Option<Replica> {
+    let read_address = |reader: &mut Reader, field: &Field| {
+        field.parse(reader, "\"10.0.1.12:3306\"", value::socket)
+    };
+    if !field.is_table() {
+        let address = read_address(reader, field)?;
+        return Some(Replica { address, weight: DEFAULT_WEIGHT as u16 });
+    }
+    let section = field.table(reader, &REPLICA)?;
+    let address = section
+        .require(reader, "address", "add the replica's, as in address = \"10.0.1.12:3306\"")
+        .and_then(|field| read_address(reader, &field));
+    let weight = section.optional(reader, "weight", DEFAULT_WEIGHT, |reader, field| {
+        field.integer(reader, DEFAULT_WEIGHT, WEIGHT_RANGE)
+    });
+    Some(Replica { address: address?, weight: u16::try_from(weight?).ok()? })
 }

@@ -2,6 +2,7 @@
 //!
 //! A function that returns `None` has reported why.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -117,12 +118,27 @@ impl<'d> Field<'d> {
     }
 
     /// Returns a list of 1 to `count_max` strings, none of them twice, each parsed by `parse`.
-    pub(super) fn distinct<T: PartialEq>(
+    pub(super) fn distinct<T: Clone + Display + PartialEq>(
         &self,
         reader: &mut Reader,
         example: &str,
         count_max: usize,
         parse: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<Vec<(T, Place)>> {
+        let element = example.trim_matches(['[', ']']);
+        let read = |reader: &mut Reader, field: &Self| field.parse(reader, element, &parse);
+        self.distinct_by(reader, example, count_max, read, T::clone)
+    }
+
+    /// Returns a list of 1 to `count_max` values that `read` reads, none of them with the `key` of
+    /// another.
+    pub(super) fn distinct_by<T, K: Display + PartialEq>(
+        &self,
+        reader: &mut Reader,
+        example: &str,
+        count_max: usize,
+        read: impl Fn(&mut Reader, &Self) -> Option<T>,
+        key: impl Fn(&T) -> K,
     ) -> Option<Vec<(T, Place)>> {
         let fields = self.list(reader, example)?;
         if fields.is_empty() {
@@ -131,16 +147,15 @@ impl<'d> Field<'d> {
             return None;
         }
         self.limit(reader, fields.len(), count_max)?;
-        let element = example.trim_matches(['[', ']']);
         let mut values: Vec<(T, Place)> = Vec::new();
         let mut sound = true;
         for field in fields {
-            let Some(value) = field.parse(reader, element, &parse) else {
+            let Some(value) = read(reader, &field) else {
                 sound = false;
                 continue;
             };
-            if values.iter().any(|(other, _)| *other == value) {
-                let problem = format!("{} is there twice", description(field.value));
+            if values.iter().any(|(other, _)| key(other) == key(&value)) {
+                let problem = format!("{} is there twice", quoted(&key(&value).to_string()));
                 reader.report(&field.place, Fault::new(problem, "remove one of the two"));
                 sound = false;
                 continue;
@@ -148,6 +163,11 @@ impl<'d> Field<'d> {
             values.push((value, field.place));
         }
         sound.then_some(values)
+    }
+
+    /// Returns whether it is a table, for what may be written in short.
+    pub(super) fn is_table(&self) -> bool {
+        self.value.as_table().is_some()
     }
 
     /// Returns the table of a `[section]`.

@@ -35,7 +35,7 @@ use toml::de::DeTable;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,
-    Forwarding, Network, NoBackend, Pair, PortRange, Route, Timeouts,
+    Forwarding, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
 };
 pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
 pub use self::value::Human;
@@ -64,6 +64,7 @@ const SCHEMAS: &[&Schema] = &[
     &cluster::TIMEOUTS,
     &cluster::ROUTE,
     &cluster::PAIR,
+    &cluster::REPLICA,
 ];
 
 /// Returns the configuration in `path`, with the passwords it refers to.

@@ -62,6 +62,8 @@ pub struct Cluster {
     pub no_backend: NoBackend,
     pub check: Check,
     pub drain: DrainConfig,
+    /// Time over which a replica that returns gets its full share; zero gives it at once.
+    pub slow_start: Duration,
     pub timeouts: Timeouts,
     /// At least one of them a write route; VIPs are unique in the daemon.
     pub routes: Vec<Route>,
@@ -200,7 +202,15 @@ pub struct Pair {
     pub name: String,
     pub primary: SocketAddr,
     /// At least one.
-    pub replicas: Vec<SocketAddr>,
+    pub replicas: Vec<Replica>,
+}
+
+/// One replica of a pair.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Replica {
+    pub address: SocketAddr,
+    /// Its part of the pair's new reads, relative to the other replicas'; at least 1.
+    pub weight: u16,
 }
 
 impl Config {
@@ -215,9 +225,7 @@ impl Config {
 impl Cluster {
     /// Returns every backend in the order of the file: of each pair the primary, then its replicas.
     pub fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.pairs
-            .iter()
-            .flat_map(|pair| std::iter::once(pair.primary).chain(pair.replicas.iter().copied()))
+        self.pairs.iter().flat_map(Pair::backends)
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -244,7 +252,7 @@ impl Cluster {
 impl Pair {
     /// Returns the primary, then the replicas in the order of the file.
     pub fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        std::iter::once(self.primary).chain(self.replicas.iter().copied())
+        std::iter::once(self.primary).chain(self.replicas.iter().map(|replica| replica.address))
     }
 }
 

@@ -60,6 +60,9 @@ const UNITS: &[(&str, u64)] =
 impl fmt::Display for Human {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
+        if millis == 0 {
+            return f.write_str("0s");
+        }
         let (unit, size) = UNITS
             .iter()
             .find(|(_, size)| {
@@ -366,7 +369,7 @@ mod tests {
             let range = Duration::ZERO..=Duration::MAX;
             assert_eq!(Human(duration(text, range).unwrap()).to_string(), text);
         }
-        assert_eq!(Human(Duration::ZERO).to_string(), "0ms");
+        assert_eq!(Human(Duration::ZERO).to_string(), "0s");
     }
 
     #[test]

@@ -106,6 +106,10 @@ pub struct RouteStatus {
     pub access: String,
     /// Where new connections go; empty when they are refused.
     pub backends: Vec<String>,
+    /// Of `backends`, in the same order: each gets its part of the sum. Less than configured while a
+    /// replica that returned is in its `slow_start`. Empty in answers of 0.1.
+    #[serde(default)]
+    pub weights: Vec<u16>,
     /// The primary serves a read route because no replica is fit.
     pub fallback: bool,
     pub reason: String,
@@ -341,6 +345,7 @@ pub(crate) mod example {
             vip: format!("{ip}:3306"),
             access: access.into(),
             backends: backends.iter().map(ToString::to_string).collect(),
+            weights: vec![100; backends.len()],
             fallback: access == "read",
             reason: reason.into(),
         }

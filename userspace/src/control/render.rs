@@ -241,7 +241,7 @@ impl Page {
 }
 
 fn route_row(route: &RouteStatus) -> [Cell; 5] {
-    let target = route.backends.join(", ");
+    let target = with_weights(route.backends.iter().cloned(), &route.weights).join(", ");
     let target = if target.is_empty() {
         Cell { text: "REFUSED".to_owned(), tone: Tone::Bad }
     } else if route.fallback {
@@ -250,6 +250,19 @@ fn route_row(route: &RouteStatus) -> [Cell; 5] {
         cell(&target)
     };
     [cell(&route.name), cell(&route.access), cell(&route.vip), target, cell(&route.reason)]
+}
+
+/// Returns the backends of a route, with their weights where these make a difference.
+pub(crate) fn with_weights(
+    backends: impl IntoIterator<Item = String>,
+    weights: &[u16],
+) -> Vec<String> {
+    let differ = weights.iter().any(|weight| Some(weight) != weights.first());
+    let shown = |(index, backend): (usize, String)| match weights.get(index) {
+        Some(weight) if differ => format!("{backend} (weight {weight})"),
+        Some(_) | None => backend,
+    };
+    backends.into_iter().enumerate().map(shown).collect()
 }
 
 fn backend_row(pair: &str, state: &str, backend: &BackendStatus) -> [Cell; 9] {
@@ -355,6 +368,19 @@ cluster main: pair1 is active (generation 7)
   ! nothing is heard from any backend
   ROUTE ";
         assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn weights_are_said_where_they_differ() {
+        let backends = || ["a", "b", "c"].map(str::to_owned);
+        for (weights, expected) in [
+            ([100, 100, 100].as_slice(), "a, b, c"),
+            (&[100, 50, 100], "a (weight 100), b (weight 50), c (weight 100)"),
+            (&[], "a, b, c"),
+            (&[1, 2], "a (weight 1), b (weight 2), c"),
+        ] {
+            assert_eq!(with_weights(backends(), weights).join(", "), expected);
+        }
     }
 
     #[test]

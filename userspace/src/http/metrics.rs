@@ -77,6 +77,7 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
 
     let mut route_backends = Vec::new();
     let mut fallbacks = Vec::new();
+    let mut weights = Vec::new();
     for cluster in clusters {
         for route in &cluster.routes {
             let labels = labels(&[
@@ -84,6 +85,14 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
                 ("route", &route.name),
                 ("access", &route.access),
             ]);
+            for (backend, weight) in route.backends.iter().zip(&route.weights) {
+                let labels = self::labels(&[
+                    ("cluster", &cluster.name),
+                    ("route", &route.name),
+                    ("backend", backend),
+                ]);
+                weights.push((labels, Some(f64::from(*weight))));
+            }
             route_backends.push((labels.clone(), Some(route.backends.len() as f64)));
             fallbacks.push((labels, flag(route.fallback)));
         }
@@ -92,6 +101,8 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     metric(text, "pairflip_route_backends", "gauge", help, route_backends);
     let help = "1 while the primary serves a read route because no replica is fit.";
     metric(text, "pairflip_route_fallback", "gauge", help, fallbacks);
+    let help = "The backend's part of the route's new connections, relative to the others'.";
+    metric(text, "pairflip_route_weight", "gauge", help, weights);
 }
 
 fn backends(text: &mut String, clusters: &[ClusterStatus]) {
@@ -208,6 +219,9 @@ pairflip_route_backends{cluster="main",route="reads",access="read"} 1
 # TYPE pairflip_route_fallback gauge
 pairflip_route_fallback{cluster="main",route="writes",access="write"} 0
 pairflip_route_fallback{cluster="main",route="reads",access="read"} 1
+# HELP pairflip_route_weight The backend's part of the route's new connections, relative to the others'.
+# TYPE pairflip_route_weight gauge
+pairflip_route_weight{cluster="main",route="reads",backend="10.0.1.11:3306"} 100
 # HELP pairflip_backend_up 1 while the backend is up and, as a replica, fit for reads.
 # TYPE pairflip_backend_up gauge
 pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1

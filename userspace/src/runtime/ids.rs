@@ -42,6 +42,19 @@ impl Ids {
         self.slots.get(usize::from(cluster.0))?.get(usize::from(route.0)).copied()
     }
 
+    /// Every backend of a cluster with its full share, in configuration order.
+    pub(super) fn shares(&self, cluster: &config::Cluster) -> Vec<Share> {
+        let mut shares = Vec::new();
+        for pair in &cluster.pairs {
+            let primary = (pair.primary, Share::PRIMARY_WEIGHT);
+            let replicas = pair.replicas.iter().map(|replica| (replica.address, replica.weight));
+            shares.extend([primary].into_iter().chain(replicas).filter_map(|(address, weight)| {
+                Some(Share { backend: self.backend(address)?, weight })
+            }));
+        }
+        shares
+    }
+
     /// The configuration as the policy wants it.
     pub(super) fn specs(&self, config: &Config) -> Vec<ClusterSpec> {
         config
@@ -53,7 +66,7 @@ impl Ids {
     }
 
     fn spec(&self, index: usize, cluster: &config::Cluster) -> ClusterSpec {
-        let id = |address: &SocketAddr| self.backend(*address).unwrap_or_default();
+        let id = |address: SocketAddr| self.backend(address).unwrap_or_default();
         ClusterSpec {
             id: ClusterId(index as u16),
             name: cluster.name.clone(),
@@ -63,7 +76,7 @@ impl Ids {
             fast_interval: cluster.check.fast_interval,
             timeout: cluster.check.timeout,
             max_lag: cluster.check.max_lag,
-            slow_start: std::time::Duration::ZERO,
+            slow_start: cluster.slow_start,
             drain: match cluster.drain.mode {
                 // `Config::warnings` says so.
                 DrainMode::Finish | DrainMode::Idle => Drain::Finish,
@@ -89,11 +102,14 @@ impl Ids {
                 .map(|(index, pair)| PairSpec {
                     id: PairId(index as u16),
                     name: pair.name.clone(),
-                    primary: id(&pair.primary),
+                    primary: id(pair.primary),
                     replicas: pair
                         .replicas
                         .iter()
-                        .map(|address| Share { backend: id(address), weight: 100 })
+                        .map(|replica| Share {
+                            backend: id(replica.address),
+                            weight: replica.weight,
+                        })
                         .collect(),
                 })
                 .collect(),

@@ -8,7 +8,7 @@ use pairflip_policy::{
     BackendId, ClusterId, Generation, PairId, Restored, RouteReason, RouteTable, RouteTarget, Share,
 };
 
-use super::ids::Ids;
+use super::{ids::Ids, v4};
 use crate::{config::Config, dataplane::DataPlane, state::State};
 
 /// Reads back what survived. An active pair that left the configuration is an error: any other would be a guess.
@@ -53,14 +53,12 @@ fn table(
     let mut targets = Vec::new();
     for index in 0..cluster.routes.len() {
         let slot = ids.route_slot(id, pairflip_policy::RouteId(index as u16))?;
-        targets.push(target(routes.get(&slot.route)?));
+        targets.push(target(routes.get(&slot.route)?, cluster, ids));
     }
     let used: BTreeSet<BackendId> = targets.iter().flat_map(RouteTarget::backends).collect();
     let belongs = |pair: &&crate::config::Pair| {
-        let members: Vec<BackendId> = std::iter::once(&pair.primary)
-            .chain(&pair.replicas)
-            .filter_map(|address| ids.backend(*address))
-            .collect();
+        let members: Vec<BackendId> =
+            pair.backends().filter_map(|address| ids.backend(address)).collect();
         used.iter().all(|backend| members.contains(backend))
     };
     // A table that refuses everything says nothing about the pair; the state file does.
@@ -75,11 +73,22 @@ fn table(
     })
 }
 
-fn target(route: &Route) -> RouteTarget {
+/// A route of the kernel in the policy's words.
+///
+/// The choice table says who gets connections, and not which weights it was made of. If the
+/// configured ones make the same table, it is they; otherwise they are 0, which is not known: the
+/// configuration was changed, or the daemon ended within a slow start.
+fn target(route: &Route, cluster: &crate::config::Cluster, ids: &Ids) -> RouteTarget {
     if route.action != RouteAction::Forward as u8 {
         return RouteTarget::Refuse { reason: RouteReason::Restored };
     }
-    let backends: BTreeSet<u16> = route.choice.into_iter().collect();
-    let share = |id| Share { backend: BackendId(id), weight: 100 };
-    RouteTarget::Forward { backends: backends.into_iter().map(share).collect() }
+    let used: BTreeSet<BackendId> = route.choice.into_iter().map(BackendId).collect();
+    let mut shares: Vec<Share> = ids.shares(cluster);
+    shares.retain(|share| used.contains(&share.backend));
+    // boundary
+    let is_same = shares.len() == used.len() && v4::choice(&shares, ids) == Some(route.choice);
+    if !is_same {
+        shares = used.into_iter().map(|backend| Share { backend, weight: 0 }).collect();
+    }
+    RouteTarget::Forward { backends: shares }
 }

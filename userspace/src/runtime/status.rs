@@ -13,6 +13,7 @@ use crate::{
         ApiError, BackendStatus, ClusterStatus, DaemonStatus, InterfaceStatus, PairStatus,
         RouteStatus, Status,
     },
+    control::render::with_weights,
     dataplane::FlowCounts,
 };
 
@@ -79,6 +80,7 @@ fn cluster(
             }
             .to_owned(),
             backends: route.backends.iter().map(|id| address(runtime, *id)).collect(),
+            weights: route.target.shares().iter().map(|share| share.weight).collect(),
             fallback: route.fallback,
             reason: route.reason.to_string(),
         })
@@ -179,7 +181,9 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
                 .map_or_else(|| route.to_string(), |route| format!("{} ({})", route.name, route.vip));
             match to {
                 RouteTarget::Forward { backends } => {
-                    let list: Vec<String> = backends.iter().map(|share| backend(share.backend)).collect();
+                    let weights: Vec<u16> = backends.iter().map(|share| share.weight).collect();
+                    let addresses = backends.iter().map(|share| backend(share.backend));
+                    let list = with_weights(addresses, &weights);
                     format!("route {name} goes to {}: {reason} (generation {generation})", list.join(", "))
                 }
                 RouteTarget::Refuse { .. } => {

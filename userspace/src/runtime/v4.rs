@@ -10,9 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+use pairflip_common::route::CHOICE_SLOTS;
+use pairflip_policy::Share;
+
+use super::ids::Ids;
 use crate::{
     config::{Cluster, Config, Forwarding, Timeouts},
-    dataplane::SweepLimits,
+    dataplane::{self, SweepLimits},
 };
 
 /// Refuses what this build cannot forward, before anything is changed.
@@ -28,6 +32,19 @@ pub(super) fn check(config: &Config) -> Result<()> {
             "cluster[{name}].forwarding: {:?} is not in this build; use \"snat\"",
             cluster.forwarding.name()
         );
+        ensure!(
+            cluster.slow_start.is_zero(),
+            "cluster[{name}].slow_start is not in this build; remove it"
+        );
+        for pair in &cluster.pairs {
+            let first = pair.replicas.first().map(|replica| replica.weight);
+            ensure!(
+                pair.replicas.iter().all(|replica| Some(replica.weight) == first),
+                "cluster[{name}].pair[{}].replicas: different weights are not in this build; make \
+                 them equal",
+                pair.name
+            );
+        }
         for route in &cluster.routes {
             ensure!(
                 route.allow.is_empty(),
@@ -58,6 +75,13 @@ pub(super) fn socket(socket: SocketAddr) -> Result<SocketAddrV4> {
 
 pub(super) fn sockets(sockets: impl IntoIterator<Item = SocketAddr>) -> Result<Vec<SocketAddrV4>> {
     sockets.into_iter().map(socket).collect()
+}
+
+/// The choice table of these shares, whose weights are equal; `None` when one is not configured.
+pub(super) fn choice(shares: &[Share], ids: &Ids) -> Option<[u16; CHOICE_SLOTS]> {
+    let backend =
+        |share: &Share| Some((share.backend.0, socket(ids.address(share.backend)?).ok()?));
+    Some(dataplane::choice(&shares.iter().map(backend).collect::<Option<Vec<_>>>()?))
 }
 
 /// The longest of every cluster's: a sweep knows no clusters, and must not forget a flow too early.

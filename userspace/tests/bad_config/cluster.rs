@@ -247,4 +247,18 @@ idle = "1h"
         errors: "bad.toml:11:1: cluster[main].timeouts.idle: unknown key of [cluster.timeouts]
     the keys of [cluster.timeouts] are: half_open, established, closing",
     },
+    Case {
+        name: "too slow a start",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+slow_start = "2h""#)],
+        errors: r#"bad.toml:6:14: cluster[main].slow_start: "2h" is too long
+    write a duration from 0s to 1h"#,
+    },
+    Case {
+        name: "a slow start without a unit",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+slow_start = "0""#)],
+        errors: r#"bad.toml:6:14: cluster[main].slow_start: "0" has no unit
+    add one of ms, s, m, h, d, as in "0s""#,
+    },
 ];

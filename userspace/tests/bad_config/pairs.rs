@@ -113,8 +113,44 @@ replicas = ["10.0.1.22:3306"]
         name: "a weighted replica",
         changes: &[(r#"name = "pair2""#, r#"name = "pair2"
 weight = 2"#)],
-        errors: "bad.toml:28:1: cluster[main].pair[pair2].weight: not supported by this version
-    remove it: replicas get equal shares of the connections",
+        errors: "bad.toml:28:1: cluster[main].pair[pair2].weight: unknown key of [[cluster.pair]]
+    it belongs to replicas = [{ ... }]",
+    },
+    Case {
+        name: "a replica that weighs nothing",
+        changes: &[(r#"["10.0.1.22:3306"]"#, r#"["10.0.1.22:3306", { address = "10.0.1.23:3306", weight = 0 }]"#)],
+        errors: "bad.toml:29:70: cluster[main].pair[pair2].replicas[2].weight: 0 is out of range
+    write a number from 1 to 1000",
+    },
+    Case {
+        name: "a replica that weighs too much",
+        changes: &[(r#""10.0.1.22:3306""#, r#"{ address = "10.0.1.22:3306", weight = 1001 }"#)],
+        errors: "bad.toml:29:52: cluster[main].pair[pair2].replicas[1].weight: 1001 is out of range
+    write a number from 1 to 1000",
+    },
+    Case {
+        name: "a weight without an address",
+        changes: &[(r#""10.0.1.22:3306""#, "{ weight = 50 }")],
+        errors: r#"bad.toml:29:13: cluster[main].pair[pair2].replicas[1].address: is missing
+    add the replica's, as in address = "10.0.1.12:3306""#,
+    },
+    Case {
+        name: "a slip in a replica",
+        changes: &[(r#""10.0.1.22:3306""#, r#"{ address = "10.0.1.22:3306", wieght = 50 }"#)],
+        errors: "bad.toml:29:43: cluster[main].pair[pair2].replicas[1].wieght: unknown key of replicas = [{ ... }]
+    do you mean weight?",
+    },
+    Case {
+        name: "a replica twice, with and without a weight",
+        changes: &[(r#""10.0.1.22:3306""#, r#""10.0.1.22:3306", { address = "10.0.1.22:3306", weight = 50 }"#)],
+        errors: r#"bad.toml:29:31: cluster[main].pair[pair2].replicas[2]: "10.0.1.22:3306" is there twice
+    remove one of the two"#,
+    },
+    Case {
+        name: "a replica that is a number",
+        changes: &[(r#""10.0.1.22:3306""#, "3306")],
+        errors: r#"bad.toml:29:13: cluster[main].pair[pair2].replicas[1]: expected a string, found the number 3306
+    write it as in "10.0.1.12:3306""#,
     },
     Case {
         name: "a cluster name, a VIP and a backend twice",

@@ -229,6 +229,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
                 vip: "10.0.0.100:3306".into(),
                 access: "write".into(),
                 backends: write_backends.iter().map(ToString::to_string).collect(),
+                weights: vec![100; write_backends.len()],
                 fallback: false,
                 reason: reason.into(),
             }],
