@@ -128,6 +128,7 @@ fn the_reference_shows_every_key() {
         "http",
         "flows_max",
         "half_open_max",
+        "flow_log",
         "name",
         "forwarding",
         "snat_addresses",
@@ -272,6 +273,12 @@ fn replicas_may_have_weights_and_a_slow_start() {
     assert_eq!(cluster.backends().count(), 6);
     assert_eq!(cluster.slow_start, Duration::from_secs(30));
     assert_eq!(parse(MINIMAL).clusters[0].slow_start, Duration::ZERO);
+}
+
+#[test]
+fn connections_are_logged_when_asked_for() {
+    assert!(!parse(MINIMAL).daemon.flow_log);
+    assert!(parse(&MINIMAL.replace("[daemon]", "[daemon]\nflow_log = true")).daemon.flow_log);
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(super) const SCHEMA: Schema = Schema {
         "http",
         "flows_max",
         "half_open_max",
+        "flow_log",
     ],
     unsupported: &[],
 };
@@ -73,6 +74,9 @@ pub(super) fn read(reader: &mut Reader, field: &Field) -> Option<Daemon> {
         section.optional(reader, "half_open_max", DEFAULT_HALF_OPEN_MAX, |reader, field| {
             field.integer(reader, DEFAULT_HALF_OPEN_MAX, HALF_OPEN_RANGE)
         });
+    // Thousands of lines a second on a busy host.
+    let flow_log =
+        section.optional(reader, "flow_log", false, |reader, field| field.boolean(reader, "true"));
     Some(Daemon {
         interfaces: interfaces?.into_iter().map(|(name, _)| name).collect(),
         attach: attach?,
@@ -82,6 +86,7 @@ pub(super) fn read(reader: &mut Reader, field: &Field) -> Option<Daemon> {
         http: http?,
         flows_max: flows_max?,
         half_open_max: half_open_max?,
+        flow_log: flow_log?,
     })
 }
 

@@ -104,6 +104,15 @@ impl<'d> Field<'d> {
         fitting
     }
 
+    /// Returns a boolean, of which `example` is one.
+    pub(super) fn boolean(&self, reader: &mut Reader, example: &str) -> Option<bool> {
+        let boolean = self.value.as_bool();
+        if boolean.is_none() {
+            self.mismatch(reader, "true or false", example);
+        }
+        boolean
+    }
+
     /// Returns the elements of a list; `example` is a whole list.
     pub(super) fn list(&self, reader: &mut Reader, example: &str) -> Option<Vec<Field<'d>>> {
         let Some(array) = self.value.as_array() else {

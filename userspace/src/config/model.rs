@@ -33,6 +33,8 @@ pub struct Daemon {
     pub flows_max: u32,
     /// Half-open connections at a time. When they are reached the oldest is forgotten.
     pub half_open_max: u32,
+    /// Each connection's opening and end is a line of the log.
+    pub flow_log: bool,
 }
 
 /// How the program is attached to the interfaces.

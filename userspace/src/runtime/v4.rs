@@ -21,6 +21,7 @@ use crate::{
 
 /// Refuses what this build cannot forward, before anything is changed.
 pub(super) fn check(config: &Config) -> Result<()> {
+    ensure!(!config.daemon.flow_log, "daemon.flow_log is not in this build; remove it");
     for cluster in &config.clusters {
         let name = &cluster.name;
         ensure!(

@@ -201,4 +201,14 @@ half_open_max = -1"#,
         errors: "bad.toml:3:17: daemon.half_open_max: -1 is out of range
     write a number from 128 to 1048576",
     },
+    Case {
+        name: "a flow_log that is a string",
+        changes: &[(
+            r#"interfaces = ["eth0"]"#,
+            r#"interfaces = ["eth0"]
+flow_log = "yes""#,
+        )],
+        errors: r#"bad.toml:3:12: daemon.flow_log: expected true or false, found "yes"
+    write flow_log = true"#,
+    },
 ];

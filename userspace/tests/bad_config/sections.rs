@@ -137,7 +137,7 @@ colour = "red""#)],
         changes: &[(r#"interfaces = ["eth0"]"#, r#"interfaces = ["eth0"]
 "a\nb\u001b" = 1"#)],
         errors: r"bad.toml:3:1: daemon.a\nb\u{1b}: unknown key of [daemon]
-    the keys of [daemon] are: interfaces, attach, control, state_dir, bpffs, http, flows_max, half_open_max",
+    the keys of [daemon] are: interfaces, attach, control, state_dir, bpffs, http, flows_max, half_open_max, flow_log",
     },
     Case {
         name: "a password in the configuration",
