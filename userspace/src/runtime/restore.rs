@@ -92,3 +92,68 @@ fn target(route: &Route, cluster: &crate::config::Cluster, ids: &Ids) -> RouteTa
     }
     RouteTarget::Forward { backends: shares }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use pairflip_common::route::CHOICE_SLOTS;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn shares_are_the_configured_ones_where_they_make_the_kernels_table() {
+        let (config, ids) = configured();
+        let cluster = &config.clusters[0];
+        let shares: Vec<Share> =
+            [6, 5].map(|id| Share { backend: BackendId(id), weight: 70 }).into();
+        let route = forward(v4::choice(&shares, &ids).unwrap());
+        // In the order of the configuration, which is the policy's.
+        assert_eq!(target(&route, cluster, &ids).shares(), shares);
+        let only = forward([7; CHOICE_SLOTS]);
+        let expected = [Share { backend: BackendId(7), weight: Share::PRIMARY_WEIGHT }];
+        assert_eq!(target(&only, cluster, &ids).shares(), expected);
+    }
+
+    #[test]
+    fn weights_of_another_table_are_not_known() {
+        let (config, ids) = configured();
+        let cluster = &config.clusters[0];
+        let mut uneven = [6; CHOICE_SLOTS];
+        uneven[0] = 5;
+        let unknown = |ids: &[u16]| -> Vec<Share> {
+            ids.iter().map(|id| Share { backend: BackendId(*id), weight: 0 }).collect()
+        };
+        assert_eq!(target(&forward(uneven), cluster, &ids).shares(), unknown(&[5, 6]));
+        // A backend that left the configuration stays in the table, which then fits no pair.
+        uneven[0] = 99;
+        assert_eq!(target(&forward(uneven), cluster, &ids).shares(), unknown(&[6, 99]));
+    }
+
+    /// Backends are 4 (primary), 6 and 5 of the first pair, and 7 and 8 of the second.
+    fn configured() -> (Config, Ids) {
+        let text = r#"
+            daemon.interfaces = ["eth0"]
+            [[cluster]]
+            name = "main"
+            check = { user = "pairflip", password_file = "p" }
+            route = [{ name = "writes", vip = "10.0.0.100:3306", access = "write" }]
+            pair = [
+                { name = "pair1", primary = "10.0.1.11:3306", replicas = [
+                    { address = "10.0.1.12:3306", weight = 70 },
+                    { address = "10.0.1.13:3306", weight = 70 },
+                ] },
+                { name = "pair2", primary = "10.0.1.21:3306", replicas = ["10.0.1.22:3306"] },
+            ]
+        "#;
+        let secrets = |_: &Path| Ok("secret".to_owned());
+        let config = config::parse(text, Path::new("test.toml"), &secrets).unwrap();
+        let ids = Ids::new(&config, &[4, 6, 5, 7, 8], Vec::new());
+        (config, ids)
+    }
+
+    fn forward(choice: [u16; CHOICE_SLOTS]) -> Route {
+        Route { action: RouteAction::Forward as u8, choice, ..Route::default() }
+    }
+}
