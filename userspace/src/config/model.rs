@@ -80,7 +80,7 @@ pub enum Forwarding {
     Snat,
     /// From the client's address; replies come back through the redirector.
     Dnat,
-    /// As the client sent them; replies go straight to the client. All ports of the cluster are one.
+    /// As the client sent them; replies go straight to the client. The cluster has one port.
     Dsr,
 }
 

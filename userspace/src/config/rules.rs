@@ -85,7 +85,8 @@ impl Census {
                 family(first.ip()),
             );
             let remedy = format!(
-                "one cluster has one family: make a second [[cluster]] with the {} VIPs and backends",
+                "one cluster has one family: make a second [[cluster]] with the {} VIPs and \
+                 backends",
                 family(address)
             );
             reader.report(place, Fault::new(problem, remedy));
@@ -112,7 +113,8 @@ impl Census {
                     reader.line(first_place),
                     other.port(),
                 );
-                let remedy = "give all VIPs and backends of the cluster one port, or write forwarding = \"snat\"";
+                let remedy = "give all VIPs and backends of the cluster one port, or write \
+                              forwarding = \"snat\"";
                 reader.report(place, Fault::new(problem, remedy));
             }
         }
