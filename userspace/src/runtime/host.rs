@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 use anyhow::{Context as _, Result};
@@ -21,9 +21,9 @@ use crate::{
 impl Runtime {
     /// Writes the paths to all backends as the network has them now. A backend that cannot be reached keeps its last path.
     pub(super) fn follow_network(&mut self) {
-        let next_hops = self.next_hops.borrow_and_update().clone();
+        let next_hops = self.network.borrow_and_update().next_hops.clone();
         for (backend, address) in self.ids.backends.clone() {
-            match next_hops.get(address.ip()) {
+            match next_hops.get(&IpAddr::V4(*address.ip())) {
                 Some(Ok(hop)) => self.set_path(backend.0, address, hop),
                 Some(Err(reason)) => {
                     tracing::warn!(backend = %address, reason, "no route to the backend; its last path stays in use");
@@ -44,13 +44,26 @@ impl Runtime {
         else {
             return;
         };
+        let IpAddr::V4(source) = hop.source else {
+            tracing::error!(backend = %address, source = %hop.source, "the kernel reaches the backend from an IPv6 address; please report this");
+            return;
+        };
+        if !hop.tags.is_empty() {
+            tracing::warn!(
+                backend = %address,
+                ifindex = hop.ifindex,
+                tags = ?hop.tags,
+                "the backend is behind a VLAN device; its last path stays in use; add the VLAN device to daemon.interfaces"
+            );
+            return;
+        }
         let path = BackendPath {
             address,
             ifindex: hop.ifindex,
             own_mac: hop.own_mac,
             next_hop_mac: hop.next_hop_mac,
             snat_addresses: if cluster.snat_addresses.is_empty() {
-                vec![hop.source]
+                vec![source]
             } else {
                 cluster.snat_addresses.clone()
             },
@@ -126,7 +139,7 @@ impl Runtime {
             match self.place(vip).await {
                 Ok(interface) => {
                     tokio::spawn(async move {
-                        if let Err(error) = announce::announce(&interface, vip).await {
+                        if let Err(error) = announce::announce(&interface, vip.into()).await {
                             tracing::error!(%vip, interface = interface.name, error = format!("{error:#}"), "announcing the VIP; clients may go on to another host until their ARP entry expires");
                         }
                     });
@@ -140,7 +153,7 @@ impl Runtime {
 
     async fn place(&mut self, address: Ipv4Addr) -> Result<Interface> {
         let interface = self.interface_for(address).await?;
-        let placed = announce::place(&interface, address)
+        let placed = announce::place(&interface, address.into())
             .await
             .with_context(|| format!("putting {address} on {}", interface.name))?;
         let record = PlacedVip { address, interface: interface.name.clone() };
@@ -158,23 +171,15 @@ impl Runtime {
         {
             return Ok(interface);
         }
-        let routed = match links::watch(vec![address]).await {
-            Ok(receiver) => receiver
-                .borrow()
-                .get(&address)
-                .and_then(|hop| hop.as_ref().ok())
-                .map(|hop| hop.ifindex),
-            Err(_) => None,
-        };
-        let mut first = None;
-        for name in &self.config.daemon.interfaces {
-            let interface = links::interface(name).await?;
-            if Some(interface.ifindex) == routed {
-                return Ok(interface);
+        let interfaces = &self.config.daemon.interfaces;
+        let towards = announce::interface_towards(address.into(), interfaces).await;
+        match towards.context("looking for the interface that leads to the address")? {
+            Some(interface) => Ok(interface),
+            None => {
+                let first = interfaces.first().context("daemon.interfaces is empty")?;
+                Ok(links::interface(first).await?)
             }
-            first = first.or(Some(interface));
         }
-        first.context("daemon.interfaces is empty")
     }
 }
 

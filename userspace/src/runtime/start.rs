@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::Instant,
@@ -66,8 +67,10 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let devices = describe_devices(&config, &mut dataplane).await?;
     protect_host_connections(&config, &mut dataplane)?;
     describe_ports(&config, &mut dataplane)?;
-    let targets: BTreeSet<_> = ids.backends.values().map(|address| *address.ip()).collect();
-    let next_hops = links::watch(targets.into_iter().collect())
+    let targets: BTreeSet<_> =
+        ids.backends.values().map(|address| IpAddr::V4(*address.ip())).collect();
+    let attached = config.daemon.interfaces.clone();
+    let network = links::watch(targets.into_iter().collect(), attached)
         .await
         .context("watching routes and neighbours through netlink")?;
 
@@ -86,7 +89,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         hops: BTreeMap::new(),
         devices,
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
-        next_hops,
+        network,
         flips: super::PendingFlips::default(),
         announced: false,
         config,
@@ -160,9 +163,11 @@ fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
 fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
     for cluster in &config.clusters {
         let range = cluster.snat_ports.min..=cluster.snat_ports.max;
-        let sockets = ports::sockets_inside(&range, &cluster.backends().collect())
+        let backends = cluster.backends().map(SocketAddr::V4).collect();
+        let sockets = ports::sockets_inside(&range, &backends)
             .context("listing the host's own connections inside snat_ports")?;
         for (local, remote) in sockets {
+            let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else { continue };
             tracing::warn!(%local, %remote, "a connection of this host's own uses a port of snat_ports; it keeps the port");
             dataplane.protect_host_connection(local, remote)?;
         }
