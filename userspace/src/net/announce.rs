@@ -24,8 +24,8 @@ use super::{
 /// lost one later. It is MAX_NEIGHBOR_ADVERTISEMENT of RFC 4861.
 const ANNOUNCE_COUNT: u32 = 3;
 /// Half of ANNOUNCE_INTERVAL of RFC 5227, so that all are out while clients still retry their SYNs.
-/// Linux ignores a change of a neighbour entry that is younger than a second (`locktime`). It is the
-/// RetransTimer of RFC 4861, which is the least between advertisements.
+/// Linux ignores a change of an ARP entry that is younger than a second (`locktime`). It is also the
+/// RetransTimer of RFC 4861, the shortest pause between advertisements.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 /// A lifetime without end, for the kernel.
 const FOREVER: u32 = u32::MAX;
@@ -72,7 +72,7 @@ pub async fn interface_towards(
     attached: &[String],
 ) -> io::Result<Option<Interface>> {
     // Every interface has the network of link-local addresses.
-    if messages::unfit(address).is_some() {
+    if messages::is_link_local(address) {
         return Ok(None);
     }
     let handle = rtnetlink_handle()?;
@@ -91,7 +91,8 @@ pub async fn interface_towards(
     Ok(on_link.and_then(|route| topology.served(route.neighbour.0)))
 }
 
-/// Puts `vip` on the interface, as the only address of its network, unless this host has it already.
+/// Puts `vip` on the interface, as the only address of its network, unless this host has it
+/// already.
 ///
 /// The kernel answers for it at once. It does not use an IPv6 VIP as the source of connections of
 /// its own: by the rules of RFC 6724 it would prefer it to the interface's real address.

@@ -112,8 +112,8 @@ pub fn arp_announcement(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     padded(frame)
 }
 
-/// Returns an unsolicited neighbour advertisement: `address` tells every host of the link that it is
-/// at `mac` (RFC 4861, 7.2.6).
+/// Returns an unsolicited neighbour advertisement: `address` tells every host of the link that it
+/// is at `mac` (RFC 4861, 7.2.6).
 #[must_use]
 pub fn neighbour_advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     let mut icmp = vec![ICMPV6_NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, FLAG_OVERRIDE, 0, 0, 0];

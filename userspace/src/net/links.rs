@@ -253,7 +253,7 @@ impl Resolver {
     /// Looks everything up; what cannot be asked stays as it was known.
     async fn refresh(&mut self) {
         if let Err(error) = self.look_up().await {
-            tracing::warn!(%error, "cannot ask the kernel for routes and interfaces; what is known stays");
+            tracing::warn!(%error, "cannot ask the kernel for next hops; the known ones stay");
         }
     }
 

@@ -36,8 +36,7 @@ pub(super) struct Route {
 
 /// Says why a target cannot be a backend whatever the routes are.
 pub(super) fn unfit(target: IpAddr) -> Option<String> {
-    let IpAddr::V6(address) = target else { return None };
-    address.is_unicast_link_local().then(|| {
+    is_link_local(target).then(|| {
         format!(
             "{target} is a link-local address, which exists on every interface and cannot be a \
              backend; give the backend a global or unique local address"
@@ -65,20 +64,20 @@ pub(super) fn route(target: IpAddr, message: &RouteMessage) -> Result<Route, Str
         } else if let RouteAttribute::Gateway(address) = attribute {
             gateway = ip(address);
         } else if let RouteAttribute::Via(via) = attribute {
-            gateway = match via {
-                RouteVia::Inet(address) => Some(IpAddr::V4(*address)),
-                RouteVia::Inet6(address) => Some(IpAddr::V6(*address)),
-                other => {
-                    return Err(format!(
-                        "the route to {target} leads via {other:?}, which is not an IP address"
-                    ));
-                }
-            };
+            if let RouteVia::Inet(address) = via {
+                gateway = Some(IpAddr::V4(*address));
+            } else if let RouteVia::Inet6(address) = via {
+                gateway = Some(IpAddr::V6(*address));
+            } else {
+                return Err(format!(
+                    "the route to {target} leads via {via:?}, which is not an IP address"
+                ));
+            }
         } else if let RouteAttribute::Metrics(metrics) = attribute {
             // 0 stands for the interface's.
-            mtu = metrics.iter().find_map(|metric| match metric {
-                RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
-                _ => None,
+            mtu = metrics.iter().find_map(|metric| {
+                let RouteMetric::Mtu(mtu) = metric else { return None };
+                (*mtu > 0).then_some(*mtu)
             });
         }
     }
@@ -88,10 +87,12 @@ pub(super) fn route(target: IpAddr, message: &RouteMessage) -> Result<Route, Str
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
+    if let RouteAddress::Inet(address) = address {
+        Some(IpAddr::V4(*address))
+    } else if let RouteAddress::Inet6(address) = address {
+        Some(IpAddr::V6(*address))
+    } else {
+        None
     }
 }
 
@@ -130,7 +131,8 @@ pub(super) fn source(
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+/// Of IPv6 only: IPv4 link-local addresses are routed like others.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
@@ -277,10 +279,12 @@ impl Address {
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     message.attributes.iter().find_map(|attribute| {
         let NeighbourAttribute::Destination(destination) = attribute else { return None };
-        let address = match destination {
-            NeighbourAddress::Inet(address) => IpAddr::V4(*address),
-            NeighbourAddress::Inet6(address) => IpAddr::V6(*address),
-            _ => return None,
+        let address = if let NeighbourAddress::Inet(address) = destination {
+            IpAddr::V4(*address)
+        } else if let NeighbourAddress::Inet6(address) = destination {
+            IpAddr::V6(*address)
+        } else {
+            return None;
         };
         Some((message.header.ifindex, address))
     })
