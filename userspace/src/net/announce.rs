@@ -24,7 +24,7 @@ use super::{
 /// lost one later. It is MAX_NEIGHBOR_ADVERTISEMENT of RFC 4861.
 const ANNOUNCE_COUNT: u32 = 3;
 /// Half of ANNOUNCE_INTERVAL of RFC 5227, so that all are out while clients still retry their SYNs.
-/// Linux ignores a change of an ARP entry that is younger than a second (`locktime`). It is also the
+/// Linux ignores a change of an ARP entry that is younger than a second (`locktime`). Also the
 /// RetransTimer of RFC 4861, the shortest pause between advertisements.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 /// A lifetime without end, for the kernel.
