@@ -1,5 +1,5 @@
-//! The network around the data plane: next hops, VIP addresses, announcements, raw frames and port
-//! reservations.
+//! The network around the data plane: next hops, interfaces and VLANs, VIP addresses,
+//! announcements, raw frames and port reservations.
 //!
 //! Works in the network namespace of the calling thread. Holds no opinion about routes or backends:
 //! it reports what the kernel says and does what it is told.
@@ -9,6 +9,7 @@ pub mod frames;
 pub mod links;
 mod messages;
 pub mod ports;
+mod topology;
 
 use std::io;
 

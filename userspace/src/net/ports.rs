@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     fmt, fs, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
 };
 
@@ -121,8 +121,8 @@ pub fn restore(reservation: &Reservation) -> Result<(), PortsError> {
 /// As long as such a connection lives, a flow with its port would break it.
 pub fn sockets_inside(
     range: &RangeInclusive<u16>,
-    backends: &BTreeSet<SocketAddrV4>,
-) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, PortsError> {
+    backends: &BTreeSet<SocketAddr>,
+) -> Result<Vec<(SocketAddr, SocketAddr)>, PortsError> {
     let mut sockets = Vec::new();
     for path in [TCP4, TCP6] {
         let text = match fs::read_to_string(path) {
@@ -255,11 +255,10 @@ fn parse_port(text: &str) -> Result<u16, ParseError> {
     text.trim().parse().map_err(|_| ParseError::Port(text.to_owned()))
 }
 
-/// Returns local and remote address of every IPv4 connection in a table such as /proc/net/tcp or
-/// tcp6.
+/// Returns local and remote address of every connection in a table such as /proc/net/tcp or tcp6.
 ///
 /// Listening sockets have no remote port and are left out.
-fn parse_sockets(text: &str) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, ParseError> {
+fn parse_sockets(text: &str) -> Result<Vec<(SocketAddr, SocketAddr)>, ParseError> {
     let mut sockets = Vec::new();
     // The first line is a heading.
     for line in text.lines().skip(1).filter(|line| !line.trim().is_empty()) {
@@ -267,24 +266,16 @@ fn parse_sockets(text: &str) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>, ParseE
         let mut words = line.split_whitespace().skip(1);
         let local = parse_address(words.next().ok_or_else(strange)?).ok_or_else(strange)?;
         let remote = parse_address(words.next().ok_or_else(strange)?).ok_or_else(strange)?;
-        if let (Address::V4(local), Address::V4(remote)) = (local, remote)
-            && remote.port() != 0
-        {
+        if remote.port() != 0 {
             sockets.push((local, remote));
         }
     }
     Ok(sockets)
 }
 
-enum Address {
-    V4(SocketAddrV4),
-    /// Native IPv6; a socket for both families that talks IPv4 counts as `V4`.
-    V6,
-}
-
 /// Reads `0100007F:0CEA`: each 32-bit word of the address as a number of this machine's byte order,
-/// then the port.
-fn parse_address(text: &str) -> Option<Address> {
+/// then the port. A socket for both families that talks IPv4 counts as IPv4.
+fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     if !address.is_ascii() || !matches!(address.len(), 8 | 32) {
@@ -294,14 +285,15 @@ fn parse_address(text: &str) -> Option<Address> {
     for at in (0..address.len()).step_by(8) {
         octets.extend(u32::from_str_radix(&address[at..at + 8], 16).ok()?.to_ne_bytes());
     }
-    if let Ok(octets) = <[u8; 4]>::try_from(octets.as_slice()) {
-        return Some(Address::V4(SocketAddrV4::new(Ipv4Addr::from(octets), port)));
-    }
-    let address = Ipv6Addr::from(<[u8; 16]>::try_from(octets.as_slice()).ok()?);
-    Some(match address.to_ipv4_mapped() {
-        Some(address) => Address::V4(SocketAddrV4::new(address, port)),
-        None => Address::V6,
-    })
+    let address = match <[u8; 4]>::try_from(octets.as_slice()) {
+        Ok(octets) => IpAddr::V4(Ipv4Addr::from(octets)),
+        Err(_) => {
+            let octets = <[u8; 16]>::try_from(octets.as_slice()).ok()?;
+            let address = Ipv6Addr::from(octets);
+            address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+        }
+    };
+    Some(SocketAddr::new(address, port))
 }
 
 #[cfg(test)]
@@ -387,13 +379,17 @@ mod tests {
    1: 0200000A:8001 0B01000A:0CEA 01 00000000:00000000 02:00000000 00000000     0        0 2 1
    2: 0000000000000000FFFF00000200000A:8002 0000000000000000FFFF00000B01000A:0CEA 01 0 0 0 0 0
    3: 00000000000000000000000001000000:8003 00000000000000000000000001000000:0CEA 01 0 0 0 0 0
+   4: B80D0120000000000000000002000000:8004 B80D0120000001000000000011000000:0CEA 01 0 0 0 0 0
+   5: 00000000000000000000000000000000:0CEA 00000000000000000000000000000000:0000 0A 0 0 0 0 0
 ";
-        let remote = SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 11), 3306);
-        let local = |port| SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), port);
-        assert_eq!(
-            parse_sockets(text).expect("table"),
-            [(local(32769), remote), (local(32770), remote)]
-        );
+        let expected = [
+            ("10.0.0.2:32769", "10.0.1.11:3306"),
+            ("10.0.0.2:32770", "10.0.1.11:3306"),
+            ("[::1]:32771", "[::1]:3306"),
+            ("[2001:db8::2]:32772", "[2001:db8:1::11]:3306"),
+        ]
+        .map(|(local, remote)| (local.parse().expect("address"), remote.parse().expect("address")));
+        assert_eq!(parse_sockets(text).expect("table"), expected);
     }
 
     #[test]

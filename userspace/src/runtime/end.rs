@@ -7,10 +7,7 @@ use pairflip_common::{
     flow::{FlowEntry, FlowKey, FlowState},
 };
 
-use crate::{
-    dataplane::EndedFlow,
-    net::frames::{FRAME_BYTES, Rst},
-};
+use crate::{dataplane::EndedFlow, net::frames::Rst};
 
 /// How frames reach one backend or one client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,7 +29,7 @@ pub(super) struct Hops<'a> {
 /// changed by RFC 5961). What we forwarded last and what the receiver acknowledged last are the two candidates: they
 /// differ when a segment was lost behind us or an acknowledgement is on its way. Should neither fit, the receiver's
 /// challenge is a packet of no known flow by now, which the program answers with the number that it names.
-pub(super) fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, [u8; FRAME_BYTES])> {
+pub(super) fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
     let mut frames = Vec::new();
     if let Some(hop) = client_hop(&flow.client, hops) {
         let (numbers, ack) = if flow.client.state == FlowState::HalfOpen as u8 {
@@ -64,7 +61,7 @@ fn client_hop(client: &FlowEntry, hops: &Hops<'_>) -> Option<Hop> {
 }
 
 fn push(
-    frames: &mut Vec<(u32, [u8; FRAME_BYTES])>,
+    frames: &mut Vec<(u32, Vec<u8>)>,
     hop: Hop,
     key: FlowKey,
     numbers: &[u32],
@@ -74,11 +71,12 @@ fn push(
         let reset = Rst {
             src_mac: hop.own_mac,
             dst_mac: hop.peer_mac,
-            src: std::net::SocketAddrV4::new(key.src.0.into(), key.src_port.host()),
-            dst: std::net::SocketAddrV4::new(key.dst.0.into(), key.dst_port.host()),
+            tags: Vec::new(),
+            src: (key.src.0, key.src_port.host()).into(),
+            dst: (key.dst.0, key.dst_port.host()).into(),
             seq: *seq,
             ack,
         };
-        frames.push((hop.ifindex, reset.to_frame()));
+        frames.extend(reset.to_frame().map(|frame| (hop.ifindex, frame)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 use anyhow::{Context as _, Result};
@@ -21,11 +21,9 @@ use crate::{
 impl Runtime {
     /// Writes the paths to all backends as the network has them now. A backend that cannot be reached keeps its last path.
     pub(super) fn follow_network(&mut self) {
-        let next_hops = self.next_hops.borrow_and_update().clone();
+        let next_hops = self.network.borrow_and_update().next_hops.clone();
         for (backend, address) in self.ids.backends.clone() {
-            // boundary: `v4::check` refused the others at the start.
-            let Ok(target) = v4::address(address.ip()) else { continue };
-            match next_hops.get(&target) {
+            match next_hops.get(&IpAddr::V4(*address.ip())) {
                 Some(Ok(hop)) => self.set_path(backend.0, address, hop),
                 Some(Err(reason)) => {
                     tracing::warn!(backend = %address, reason, "no route to the backend; its last path stays in use");
@@ -46,20 +44,26 @@ impl Runtime {
         else {
             return;
         };
-        // boundary
-        let (Ok(v4_address), Ok(snat_addresses)) = (
-            v4::socket(address),
-            cluster.snat_addresses.iter().copied().map(v4::address).collect::<Result<Vec<_>>>(),
-        ) else {
+        let IpAddr::V4(source) = hop.source else {
+            tracing::error!(backend = %address, source = %hop.source, "the kernel reaches the backend from an IPv6 address; please report this");
             return;
         };
+        if !hop.tags.is_empty() {
+            tracing::warn!(
+                backend = %address,
+                ifindex = hop.ifindex,
+                tags = ?hop.tags,
+                "the backend is behind a VLAN device; its last path stays in use; add the VLAN device to daemon.interfaces"
+            );
+            return;
+        }
         let path = BackendPath {
             address: v4_address,
             ifindex: hop.ifindex,
             own_mac: hop.own_mac,
             next_hop_mac: hop.next_hop_mac,
-            snat_addresses: if snat_addresses.is_empty() {
-                vec![hop.source]
+            snat_addresses: if cluster.snat_addresses.is_empty() {
+                vec![source]
             } else {
                 snat_addresses
             },
@@ -136,7 +140,7 @@ impl Runtime {
                     // boundary
                     let Ok(vip) = v4::address(vip) else { continue };
                     tokio::spawn(async move {
-                        if let Err(error) = announce::announce(&interface, vip).await {
+                        if let Err(error) = announce::announce(&interface, vip.into()).await {
                             tracing::error!(%vip, interface = interface.name, error = format!("{error:#}"), "announcing the VIP; clients may go on to another host until their ARP entry expires");
                         }
                     });
@@ -150,7 +154,7 @@ impl Runtime {
 
     async fn place(&mut self, address: IpAddr) -> Result<Interface> {
         let interface = self.interface_for(address).await?;
-        let placed = announce::place(&interface, v4::address(address)?)
+        let placed = announce::place(&interface, address.into())
             .await
             .with_context(|| format!("putting {address} on {}", interface.name))?;
         let record = PlacedVip { address, interface: interface.name.clone() };
@@ -168,25 +172,15 @@ impl Runtime {
         {
             return Ok(interface);
         }
-        // boundary
-        let target = v4::address(address)?;
-        let routed = match links::watch(vec![target]).await {
-            Ok(receiver) => receiver
-                .borrow()
-                .get(&target)
-                .and_then(|hop| hop.as_ref().ok())
-                .map(|hop| hop.ifindex),
-            Err(_) => None,
-        };
-        let mut first = None;
-        for name in &self.config.daemon.interfaces {
-            let interface = links::interface(name).await?;
-            if Some(interface.ifindex) == routed {
-                return Ok(interface);
+        let interfaces = &self.config.daemon.interfaces;
+        let towards = announce::interface_towards(address.into(), interfaces).await;
+        match towards.context("looking for the interface that leads to the address")? {
+            Some(interface) => Ok(interface),
+            None => {
+                let first = interfaces.first().context("daemon.interfaces is empty")?;
+                Ok(links::interface(first).await?)
             }
-            first = first.or(Some(interface));
         }
-        first.context("daemon.interfaces is empty")
     }
 }
 

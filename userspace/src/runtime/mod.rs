@@ -33,8 +33,8 @@ use self::{end::Hop, ids::Ids, requests::PendingFlips};
 use crate::{
     config::Config,
     control,
-    dataplane::DataPlane,
-    net::{frames::FrameSender, links::NextHops},
+    dataplane::{DataPlane, SweepLimits},
+    net::{frames::FrameSender, links::Network},
     state::{State, StateDir},
 };
 
@@ -65,7 +65,7 @@ struct Runtime {
     /// Index and address of each interface, by slot of the kernel's devices table.
     devices: BTreeMap<u16, (u32, [u8; 6])>,
     frames: FrameSender,
-    next_hops: watch::Receiver<NextHops>,
+    network: watch::Receiver<Network>,
     flips: PendingFlips,
     /// VIPs are on the interfaces and announced.
     announced: bool,
@@ -145,7 +145,7 @@ impl Runtime {
                     self.flips.checked(backend);
                     self.feed(Input::Checked { backend, result });
                 }
-                changed = self.next_hops.changed() => {
+                changed = self.network.changed() => {
                     changed.context("the watcher of the network's links ended; restart pairflipd, connections live on")?;
                     self.follow_network();
                 }

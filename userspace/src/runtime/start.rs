@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::Instant,
@@ -71,10 +72,10 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let devices = describe_devices(&config, &mut dataplane).await?;
     protect_host_connections(&config, &mut dataplane)?;
     describe_ports(&config, &mut dataplane)?;
-    // boundary
-    let targets = ids.backends.values().map(|backend| v4::address(backend.ip()));
-    let targets: BTreeSet<_> = targets.collect::<Result<_>>()?;
-    let next_hops = links::watch(targets.into_iter().collect())
+    let targets: BTreeSet<_> =
+        ids.backends.values().map(|address| IpAddr::V4(*address.ip())).collect();
+    let attached = config.daemon.interfaces.clone();
+    let network = links::watch(targets.into_iter().collect(), attached)
         .await
         .context("watching routes and neighbours through netlink")?;
 
@@ -93,7 +94,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         hops: BTreeMap::new(),
         devices,
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
-        next_hops,
+        network,
         flips: super::PendingFlips::default(),
         announced: false,
         config,
@@ -168,11 +169,13 @@ fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
 
 /// The host's own connections to backends that hold a port of `snat_ports` since before us keep it.
 fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
-    for (cluster, range) in snat_clusters(config) {
-        let sockets =
-            ports::sockets_inside(&range, &v4::sockets(cluster.backends())?.into_iter().collect())
-                .context("listing the host's own connections inside snat_ports")?;
+    for cluster in &config.clusters {
+        let range = cluster.snat_ports.min..=cluster.snat_ports.max;
+        let backends = cluster.backends().map(SocketAddr::V4).collect();
+        let sockets = ports::sockets_inside(&range, &backends)
+            .context("listing the host's own connections inside snat_ports")?;
         for (local, remote) in sockets {
+            let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else { continue };
             tracing::warn!(%local, %remote, "a connection of this host's own uses a port of snat_ports; it keeps the port");
             dataplane.protect_host_connection(local, remote)?;
         }

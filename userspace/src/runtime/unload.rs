@@ -29,7 +29,7 @@ async fn unload(config: &Config, state_dir: &StateDir, state: &mut State) -> Res
     while let Some(record) = state.vips.last() {
         // An interface that is gone took its addresses along.
         if let Ok(interface) = links::interface(&record.interface).await {
-            announce::remove(&interface, v4::address(record.address)?)
+            announce::remove(&interface, record.address.into())
                 .await
                 .with_context(|| format!("taking {} off {}", record.address, record.interface))?;
             done.push(format!("took {} off {}", record.address, record.interface));
