@@ -5,30 +5,28 @@
 
 /// A difference of one's complement sums: what to add to a checksum field when bytes change.
 ///
-/// Sums are order independent, so the difference of a whole rewrite is computed once, when a flow is opened.
+/// Sums are order independent, so the difference of a whole rewrite is computed once, when a flow is opened. And 2^32 and 2^16 are both
+/// 1 modulo 2^16 - 1, so 32-bit words are summed as they are and folded at the end (RFC 1071, section 2).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Delta(u32);
+pub struct Delta(u64);
 
 impl Delta {
     /// Accounts for `old` being replaced by `new`, both as read from the packet with native loads.
     #[inline(always)]
     pub const fn replace(self, old: u16, new: u16) -> Self {
-        // !old is at most 0xffff, so each call adds less than 2^17: thousands fit before overflow.
-        Self(self.0 + (!old) as u32 + new as u32)
+        Self(self.0 + (!old) as u64 + new as u64)
     }
 
-    /// As [`Delta::replace`], for an even number of bytes that start at an even offset.
+    /// The difference when bytes of one sum are replaced by those of another; both unfolded, of at most 2^40.
     #[inline(always)]
-    pub fn replace_bytes<const N: usize>(mut self, old: [u8; N], new: [u8; N]) -> Self {
-        let mut i = 0;
-        while i + 1 < N {
-            self = self.replace(
-                u16::from_ne_bytes([old[i], old[i + 1]]),
-                u16::from_ne_bytes([new[i], new[i + 1]]),
-            );
-            i += 2;
-        }
-        self
+    pub const fn between(old: u64, new: u64) -> Self {
+        Self(!fold(old) as u64 + new)
+    }
+
+    /// Both differences.
+    #[inline(always)]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
     }
 
     /// The difference folded to 16 bits, for keeping in a flow entry.
@@ -37,34 +35,63 @@ impl Delta {
         fold(self.0)
     }
 
-    /// Restores a difference kept with [`Delta::fold`].
+    /// Returns the checksum field's new value.
     #[inline(always)]
-    pub const fn from_folded(folded: u16) -> Self {
+    pub const fn apply(self, field: u16) -> u16 {
+        !fold(self.0 + (!field) as u64)
+    }
+}
+
+impl From<FoldedDelta> for Delta {
+    #[inline(always)]
+    fn from(folded: FoldedDelta) -> Self {
+        Self(folded.0.into())
+    }
+}
+
+/// A difference kept with [`Delta::fold`], and few more: what an established packet costs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FoldedDelta(u32);
+
+impl FoldedDelta {
+    #[inline(always)]
+    pub const fn new(folded: u16) -> Self {
         Self(folded as u32)
+    }
+
+    /// As [`Delta::replace`].
+    #[inline(always)]
+    pub const fn replace(self, old: u16, new: u16) -> Self {
+        Self(self.0 + (!old) as u32 + new as u32)
     }
 
     /// Returns the checksum field's new value.
     #[inline(always)]
     pub const fn apply(self, field: u16) -> u16 {
-        !fold(self.0 + (!field) as u32)
+        // Two folds are enough for 2^16 words.
+        let mut sum = self.0 + (!field) as u32;
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        !(sum as u16)
     }
 }
 
-/// Folds a 32-bit sum of 16-bit words to 16 bits.
+/// Folds a sum of 16-bit or 32-bit words to 16 bits.
 #[inline(always)]
-pub const fn fold(mut sum: u32) -> u16 {
+pub const fn fold(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
 }
 
 /// One's complement sum of `bytes` as 16-bit words in memory order; an odd last byte counts as if followed by zero.
-pub fn sum(bytes: &[u8]) -> u32 {
-    let mut sum = 0u32;
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut sum = 0u64;
     for pair in bytes.chunks(2) {
         let word = u16::from_ne_bytes([pair[0], if pair.len() > 1 { pair[1] } else { 0 }]);
-        sum += u32::from(word);
-        sum = (sum & 0xffff) + (sum >> 16);
+        sum += u64::from(word);
     }
     sum
 }
@@ -87,17 +114,21 @@ mod tests {
             bytes[10..12].copy_from_slice(&checksum.to_ne_bytes());
 
             let old: [u8; 12] = bytes[12..24].try_into().unwrap();
-            let delta = Delta::default().replace_bytes(old, new);
+            let words = |bytes: [u8; 12]| -> u64 {
+                bytes.chunks(4).map(|word| u64::from(u32::from_ne_bytes(word.try_into().unwrap()))).sum()
+            };
+            let delta = Delta::between(words(old), words(new));
             bytes[12..24].copy_from_slice(&new);
-            let updated = Delta::from_folded(delta.fold()).apply(checksum);
+            let updated = FoldedDelta::new(delta.fold()).apply(checksum);
             bytes[10..12].copy_from_slice(&updated.to_ne_bytes());
             prop_assert_eq!(fold(sum(&bytes)), 0xffff);
         }
 
         #[test]
         fn a_bad_checksum_stays_bad(field in any::<u16>(), old in any::<[u8; 4]>(), new in any::<[u8; 4]>()) {
-            let there = Delta::default().replace_bytes(old, new);
-            let back = Delta::default().replace_bytes(new, old);
+            let (old, new) = (u32::from_ne_bytes(old).into(), u32::from_ne_bytes(new).into());
+            let there = Delta::between(old, new);
+            let back = Delta::between(new, old);
             let returned = back.apply(there.apply(field));
             // 0x0000 and 0xffff are the same number in one's complement.
             prop_assert!(returned == field || (returned ^ field) == 0xffff && (field == 0 || field == 0xffff));

@@ -9,11 +9,12 @@ pub mod bench;
 pub mod counter;
 pub mod csum;
 pub mod flow;
+pub mod flow_log;
 pub mod names;
 pub mod route;
 
 /// Version of every layout in this crate. The daemon refuses to adopt bpffs pins of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Asserts size and alignment at compile time and, with the `user` feature, makes the type readable from a map.
 macro_rules! shared {

@@ -1,143 +1,219 @@
-//! What a packet is: not ours, of a known flow, a new connection, or a stray.
+//! What a packet is: not ours, of a known flow, a new connection, an ICMP error about a flow, or a stray.
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
     programs::XdpContext,
 };
 use pairflip_common::{
-    be::{Ipv4Be, PortBe},
+    be::{Address, PortBe},
     counter::Counter,
     flow::{Direction, FlowEntry},
-    route::{BackendKey, FILTER_SNAT, FILTER_VIP, VipKey, VipRoute, filter_slot},
+    route::{FEATURE_DNAT, FILTER_DNAT, FILTER_SNAT, FILTER_VIP, filter_slot},
 };
 
 use crate::{
     Action,
-    flow::{self, Known},
-    maps::{BACKEND_IDS, FILTER, FLOWS, HALF_OPEN, SETTINGS, VIPS, count},
-    open,
-    packet::{
-        ACK, ETHERNET_LEN, ETHERTYPE_IPV4, Ethernet, FIN, Ipv4, PROTOCOL_TCP, RST, SYN, Segment,
-        header,
-    },
-    reset,
+    ethernet::{ETHERNET_LEN, is_tag, skip_tags},
+    family::{Family, Fragment, Ip, V4, V6},
+    flow,
+    maps::{FILTER, SETTINGS, count},
+    packet::{ACK, Ethernet, FIN, PROTOCOL_TCP, RST, SYN, Segment, Tcp, header},
+    verdict::Verdict,
 };
 
-#[inline(always)]
-pub(crate) fn packet(ctx: &XdpContext) -> Action {
-    let Some(ip) = ipv4(ctx) else {
-        return pass(Counter::PassNotIpv4);
-    };
-    // SAFETY: `ipv4` checked the bounds.
-    let Ipv4 { dst, protocol, fragment, .. } = unsafe { *ip };
+pub(crate) const PASS: Action = XDP_PASS;
+pub(crate) const DROP: Action = XDP_DROP;
 
-    // Everybody else's traffic leaves here: one array lookup, no hash.
-    let marks = FILTER.get(filter_slot(dst)).copied().unwrap_or(0);
-    if marks == 0 {
+/// `frags`: the frame may lie in several buffers.
+#[inline(always)]
+pub(crate) fn packet(ctx: &XdpContext, frags: bool) -> Action {
+    let Some(ethernet) = header::<Ethernet>(ctx, 0) else {
+        return pass(Counter::PassNotIp);
+    };
+    // SAFETY: `header` checked the bounds.
+    let mut ethertype = unsafe { (*ethernet).ethertype };
+    let mut l2_len = ETHERNET_LEN;
+    if is_tag(ethertype) {
+        let Some(behind) = skip_tags(ctx) else {
+            return pass(Counter::PassNotIp);
+        };
+        (ethertype, l2_len) = behind;
+    }
+    match ethertype {
+        V4::ETHERTYPE => ip::<V4>(ctx, l2_len, frags),
+        V6::ETHERTYPE => ip::<V6>(ctx, l2_len, frags),
+        _ => pass(Counter::PassNotIp),
+    }
+}
+
+#[inline(always)]
+fn ip<F: Family>(ctx: &XdpContext, l2_len: usize, frags: bool) -> Action {
+    let Some(header) = F::header(ctx, l2_len) else {
+        return pass(Counter::PassNotIp);
+    };
+    // SAFETY: `F::header` checked the bounds.
+    let (src, dst) = F::addresses(unsafe { &*header });
+    // Everybody else's traffic leaves here: two array lookups, no hash.
+    let marks = Marks { from: marks(src), to: marks(dst) };
+    if marks.to == 0
+        && marks.from & FILTER_DNAT == 0
+        && !errors_may_be_ours::<F>(ctx, l2_len, header)
+    {
         return pass(Counter::PassNotOurs);
     }
-    if protocol != PROTOCOL_TCP {
-        return pass(Counter::PassNotTcp);
-    }
-    // More-fragments bit or an offset (RFC 791): only the first fragment has ports.
-    if u16::from_be_bytes(fragment) & 0x3fff != 0 {
-        return if is_vip_address(dst) {
-            drop(Counter::DropFragment)
-        } else {
-            pass(Counter::PassNotOurs)
-        };
-    }
-    let Some(segment) = Segment::parse(ctx, ip) else {
+    let Some(ip) = F::parse(ctx, l2_len, header) else {
         return pass(Counter::PassMalformed);
     };
-    if marks & FILTER_VIP == 0 && !is_snat_port(segment.key.dst_port) {
+    if ip.protocol == F::PROTOCOL_ICMP && ip.fragment == Fragment::Whole {
+        return F::icmp(ctx, l2_len, &ip);
+    }
+    if ip.protocol != PROTOCOL_TCP {
+        return pass(Counter::PassNotTcp);
+    }
+    tcp::<F>(ctx, l2_len, &ip, &marks, frags)
+}
+
+/// Filter marks of a packet's addresses.
+struct Marks {
+    from: u64,
+    to: u64,
+}
+
+/// A function of its own, so that it has most of the program's stack for itself.
+#[inline(never)]
+fn tcp<F: Family>(
+    ctx: &XdpContext,
+    l2_len: usize,
+    ip: &Ip<F>,
+    &Marks { from, to }: &Marks,
+    frags: bool,
+) -> Action {
+    if ip.fragment != Fragment::Whole {
+        return fragment(ctx, l2_len, ip, to);
+    }
+    let Some(segment) = Segment::<F>::parse(ctx, l2_len, ip, from, frags) else {
+        return pass(Counter::PassMalformed);
+    };
+    if to & FILTER_VIP == 0 && from & FILTER_DNAT == 0 && !is_snat_port(segment.key().dst_port) {
         return pass(Counter::PassNotOurs);
     }
-    let mut next = match FLOWS.get_ptr_mut(segment.key) {
+    decide(ctx, &segment, to).carry_out(ctx, &segment)
+}
+
+#[inline(always)]
+fn decide<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> Verdict<F> {
+    let mut next = match F::flow(segment.key()) {
         Some(entry) => Next::Flow(entry),
-        None => half_open_or_none(ctx, &segment),
+        None => half_open_or_none(ctx, segment),
     };
     if let Next::Flow(entry) = next {
         // SAFETY: a map value is valid until this program returns; what another CPU may change meanwhile is
         // counters and sequence numbers, never where the packet goes.
         let entry = unsafe { &mut *entry };
         if entry.direction == Direction::Host as u8 {
-            return pass(Counter::PassHost);
+            return Verdict::pass(Counter::PassHost);
         }
-        match flow::known(ctx, &segment, entry) {
-            Known::Done(action) => return action,
-            Known::StartOver => next = Next::NoFlow,
+        match flow::known(ctx, segment, entry) {
+            Some(verdict) => return verdict,
+            None => next = Next::NoFlow,
         }
     }
     match next {
-        Next::NoFlow => new_or_stray(ctx, &segment, marks),
-        Next::Done(action) => action,
-        Next::Flow(_) => drop(Counter::DropInternal),
+        Next::NoFlow => new_or_stray(ctx, segment, to),
+        Next::Done(verdict) => verdict,
+        Next::Flow(_) => Verdict::drop(Counter::DropInternal),
     }
 }
 
 /// What is left to do for a packet. Each way on is taken at one place, so that the program has each piece once.
-pub(crate) enum Next {
+pub(crate) enum Next<F: Family> {
     /// Of this flow.
-    Flow(*mut FlowEntry),
+    Flow(*mut FlowEntry<F::Address>),
     /// Of no flow, or of one that ended.
     NoFlow,
-    /// Nothing: the packet got its action.
-    Done(Action),
+    /// Nothing but this.
+    Done(Verdict<F>),
+}
+
+/// In `dnat`, routers behind us tell clients, not us, about what we forwarded.
+#[inline(always)]
+fn errors_may_be_ours<F: Family>(ctx: &XdpContext, l2_len: usize, header: *mut F::Header) -> bool {
+    SETTINGS.get(0).is_some_and(|settings| settings.features & FEATURE_DNAT != 0)
+        && F::parse(ctx, l2_len, header).is_some_and(|ip| ip.protocol == F::PROTOCOL_ICMP)
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext) -> Option<*mut Ipv4> {
-    let ethernet = header::<Ethernet>(ctx, 0)?;
-    let ip = header::<Ipv4>(ctx, ETHERNET_LEN)?;
-    // SAFETY: `header` checked the bounds.
-    let (ethertype, version_ihl) = unsafe { ((*ethernet).ethertype, (*ip).version_ihl) };
-    (ethertype == ETHERTYPE_IPV4 && version_ihl >> 4 == 4).then_some(ip)
-}
-
-#[inline(always)]
-fn half_open_or_none(ctx: &XdpContext, segment: &Segment) -> Next {
-    match HALF_OPEN.get_ptr_mut(segment.key) {
+fn half_open_or_none<F: Family>(ctx: &XdpContext, segment: &Segment<F>) -> Next<F> {
+    match F::half_open(segment.key()) {
         // SAFETY: as for the flow table.
         Some(entry) => flow::half_open(ctx, segment, unsafe { &mut *entry }),
         None if segment.flags & SYN != 0 => Next::NoFlow,
         // Another CPU may have moved it to the flow table between the two lookups.
-        None => FLOWS.get_ptr_mut(segment.key).map_or(Next::NoFlow, Next::Flow),
+        None => F::flow(segment.key()).map_or(Next::NoFlow, Next::Flow),
     }
 }
 
 /// A packet that no table knows: a new connection, or a stray.
 #[inline(always)]
-fn new_or_stray(ctx: &XdpContext, segment: &Segment, marks: u64) -> Action {
-    if marks & FILTER_VIP != 0
-        && let Some(vip) = vip(segment.key.dst, segment.key.dst_port)
+fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> Verdict<F> {
+    let key = segment.key();
+    if to & FILTER_VIP != 0
+        && let Some(vip) = segment.bench.vip(key.dst, key.dst_port)
     {
         if segment.flags & (SYN | ACK | RST | FIN) == SYN {
-            return open::connection(ctx, segment, vip);
+            let code = F::open(ctx, segment.place.l2_len, segment.from, segment.seq_end(), vip);
+            return Verdict::from_code(code, segment.bench.entries().0);
         }
     } else {
-        if marks & FILTER_SNAT == 0 || !is_snat_port(segment.key.dst_port) {
-            return pass(Counter::PassNoRoute);
+        if to & FILTER_SNAT == 0 || !is_snat_port(key.dst_port) {
+            return Verdict::pass(if to == 0 {
+                Counter::PassNotBackend
+            } else {
+                Counter::PassNoRoute
+            });
         }
-        let from =
-            BackendKey { address: segment.key.src, port: segment.key.src_port, reserved: [0; 2] };
-        // SAFETY: only the presence of the value counts.
-        if unsafe { BACKEND_IDS.get(from) }.is_none() {
-            return pass(Counter::PassNotBackend);
+        if segment.bench.backend(key.src, key.src_port).is_none() {
+            return Verdict::pass(Counter::PassNotBackend);
         }
     }
-    reset::answer(ctx, segment, Counter::ResetUnknownFlow)
+    Verdict::reset(Counter::ResetUnknownFlow)
+}
+
+/// A fragment for us: its flow is in the first one only, and the kernel, which would put them together, knows no such connection
+/// and would reset it. Without its first fragment the kernel never completes it.
+#[inline(always)]
+fn fragment<F: Family>(ctx: &XdpContext, l2_len: usize, ip: &Ip<F>, to: u64) -> Action {
+    // SAFETY: `F::header` checked the bounds.
+    let (src, dst) = F::addresses(unsafe { &*ip.header });
+    let Some(bench) = F::bench() else {
+        return drop(Counter::DropInternal);
+    };
+    if to & FILTER_VIP != 0 && bench.vip(dst, PortBe::new(0)).is_some() {
+        return drop(Counter::DropFragment);
+    }
+    if ip.fragment == Fragment::First
+        && let Some(tcp) = header::<Tcp>(ctx, l2_len + ip.headers_len)
+    {
+        // SAFETY: `header` checked the bounds; the memory belongs to this CPU and this packet.
+        let key = unsafe {
+            let Tcp { src_port, dst_port, .. } = *tcp;
+            let key = &mut (*bench.work()).key;
+            key.src.set(&src);
+            key.dst.set(&dst);
+            key.src_port = src_port;
+            key.dst_port = dst_port;
+            key
+        };
+        if F::flow(key).is_some() {
+            return drop(Counter::DropFragment);
+        }
+    }
+    pass(Counter::PassNotOurs)
 }
 
 #[inline(always)]
-fn vip(address: Ipv4Be, port: PortBe) -> Option<VipRoute> {
-    // SAFETY: the daemon replaces values as a whole; a torn read of this 4-byte value cannot happen.
-    unsafe { VIPS.get(VipKey { address, port, reserved: [0; 2] }) }.copied()
-}
-
-#[inline(always)]
-fn is_vip_address(address: Ipv4Be) -> bool {
-    vip(address, PortBe::new(0)).is_some()
+fn marks<A: Address>(address: A) -> u64 {
+    FILTER.get(filter_slot(address)).copied().unwrap_or(0)
 }
 
 #[inline(always)]
@@ -150,11 +226,11 @@ fn is_snat_port(port: PortBe) -> bool {
 #[inline(always)]
 pub(crate) fn pass(counter: Counter) -> Action {
     count(counter);
-    XDP_PASS
+    PASS
 }
 
 #[inline(always)]
 pub(crate) fn drop(counter: Counter) -> Action {
     count(counter);
-    XDP_DROP
+    DROP
 }

@@ -1,7 +1,7 @@
 //! The XDP program. Every packet ends as forwarded, passed, dropped or answered, each with a counted reason.
 //!
 //! `ingress` decides what a packet is; `flow` forwards packets of known flows and follows their life; `open` starts
-//! new ones; `reset` answers what has no flow.
+//! new ones; `verdict` carries out what they decide; `reset` answers what has no flow; `icmp` handles errors. `family` holds what IPv4 and IPv6 do differently.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(
@@ -11,12 +11,19 @@
 
 #[cfg(target_arch = "bpf")]
 mod bench;
+mod ethernet;
+mod family;
 mod flow;
+mod global;
+mod icmp;
 mod ingress;
+mod log;
 mod maps;
 mod open;
 mod packet;
 mod reset;
+mod verdict;
+mod work;
 
 /// What becomes of a packet that is not forwarded: the XDP action, already counted.
 pub(crate) type Action = u32;
@@ -33,7 +40,12 @@ mod entry {
 
     #[xdp]
     pub(crate) fn pairflip(ctx: XdpContext) -> u32 {
-        crate::ingress::packet(&ctx)
+        crate::ingress::packet(&ctx, false)
+    }
+
+    #[xdp(frags)]
+    pub(crate) fn pairflip_frags(ctx: XdpContext) -> u32 {
+        crate::ingress::packet(&ctx, true)
     }
 
     #[xdp]

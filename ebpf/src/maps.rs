@@ -3,28 +3,59 @@
 //! Sizes given here are defaults; the daemon sets those of the flow tables from its configuration.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray},
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pairflip_common::{
+    be::{AnyAddress, Ipv4Be, Ipv6Be},
     counter::{COUNTERS_MAX, Counter},
     flow::{FlowEntry, FlowKey},
+    flow_log::{FlowRecord, RING_BYTES},
     route::{
-        BACKENDS_MAX, Backend, BackendKey, CLUSTERS_MAX, DEVICES_MAX, Device, FILTER_SLOTS,
-        ROUTES_MAX, Route, Scratch, Settings, VipKey, VipRoute,
+        ALLOW_MAX, Allow, BACKENDS_MAX, Backend, BackendKey, CLUSTERS_MAX, DEVICES_MAX, Device,
+        FILTER_SLOTS, HOLDS_MAX, NetworkKey, ROUTES_MAX, Route, Scratch, Settings, VipKey,
+        VipRoute,
     },
 };
+
+use crate::work::Work;
 
 /// Flows past the handshake, two entries each. Written by the program, removed also by the daemon. Full: new
 /// connections are refused with RST and counted; entries are never evicted.
 #[btf_map]
-pub(crate) static FLOWS: HashMap<FlowKey, FlowEntry, { 2 * 262_144 }> = HashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey<Ipv4Be>, FlowEntry<Ipv4Be>, { 2 * 262_144 }> =
+    HashMap::new();
+
+/// The same for IPv6. Its memory is taken as flows come, because many hosts have none of them.
+#[btf_map]
+pub(crate) static FLOWS6: HashMap<
+    FlowKey<Ipv6Be>,
+    FlowEntry<Ipv6Be>,
+    { 2 * 262_144 },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// Connections before the end of the handshake, two entries each. Written by the program. Full: the least recently
 /// used are evicted, which is what a SYN flood does to itself. One list for all CPUs: lists
 /// per CPU would leave each a small share of the table, which a burst of honest connections on one CPU exceeds.
 #[btf_map]
-pub(crate) static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, { 2 * 16_384 }> = LruHashMap::new();
+pub(crate) static HALF_OPEN: LruHashMap<FlowKey<Ipv4Be>, FlowEntry<Ipv4Be>, { 2 * 16_384 }> =
+    LruHashMap::new();
+
+/// The same for IPv6.
+#[btf_map]
+pub(crate) static HALF_OPEN6: LruHashMap<FlowKey<Ipv6Be>, FlowEntry<Ipv6Be>, { 2 * 16_384 }> =
+    LruHashMap::new();
+
+/// Flows whose client's packets are dropped, and until when (`CLOCK_MONOTONIC`, ns), by the client's key. Written by the daemon, read while
+/// [`Settings::holds_until`] has not passed. Full: no further flow can be held.
+#[btf_map]
+pub(crate) static HOLDS: HashMap<FlowKey<AnyAddress>, u64, { HOLDS_MAX as usize }> = HashMap::new();
+
+/// Networks that may connect to a route. Written by the daemon; read for new connections of restricted routes.
+#[btf_map]
+pub(crate) static ALLOW: LpmTrie<Allow, u32, { ALLOW_MAX as usize }> = LpmTrie::new();
 
 /// The route table of each cluster. Written by the daemon, one slot per swap; read for new connections.
 #[btf_map]
@@ -46,11 +77,15 @@ pub(crate) static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::n
 #[btf_map]
 pub(crate) static BACKEND_IDS: HashMap<BackendKey, u32, { BACKENDS_MAX as usize }> = HashMap::new();
 
-/// Interfaces on the clients' side. Written by the daemon; read for every packet to a client.
+/// Interfaces on the clients' side, and VLANs on them. Written by the daemon; read for every packet to a client.
 #[btf_map]
 pub(crate) static DEVICES: Array<Device, { DEVICES_MAX as usize }> = Array::new();
 
-/// Which destination addresses may be ours. Written by the daemon; read for every packet.
+/// Device by what its frames look like. Written by the daemon; read for new connections.
+#[btf_map]
+pub(crate) static NETWORKS: HashMap<NetworkKey, u32, { DEVICES_MAX as usize }> = HashMap::new();
+
+/// Which addresses may be ours. Written by the daemon; read for every packet.
 #[btf_map]
 pub(crate) static FILTER: Array<u64, { FILTER_SLOTS as usize }> = Array::new();
 
@@ -66,9 +101,27 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { COUNTERS_MAX as usize }> = PerCpu
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// One entry per CPU, for one packet. Written by the program.
+#[btf_map]
+pub(crate) static WORK: PerCpuArray<Work<Ipv4Be>, 1> = PerCpuArray::new();
+
+/// The same for IPv6.
+#[btf_map]
+pub(crate) static WORK6: PerCpuArray<Work<Ipv6Be>, 1> = PerCpuArray::new();
+
+/// Openings and ends of flows, where [`pairflip_common::route::FEATURE_FLOW_LOG`] asks for them. Read by the daemon. Full: lines are
+/// lost and counted.
+#[btf_map]
+pub(crate) static FLOW_LOG: RingBuf<FlowRecord, RING_BYTES> = RingBuf::new();
+
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    count_index(counter as u32);
+}
+
+#[inline(always)]
+pub(crate) fn count_index(counter: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
         unsafe { *value += 1 }
     }

@@ -1,128 +1,241 @@
-//! New connections: choose a backend, take a port, open both half-open entries, forward the SYN.
+//! New connections: choose a backend, take a port, open the half-open entries, forward the SYN.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64, programs::XdpContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    programs::XdpContext,
+};
 use pairflip_common::{
-    be::{Mac, PortBe},
+    be::{Address, Mac, PortBe},
     counter::Counter,
-    flow::{Direction, FlowEntry, FlowKey, FlowState},
+    csum::Delta,
+    flow::{Direction, FlowEntry, FlowState, Forwarding},
     route::{
-        Backend, DEVICES_MAX, RouteAction, SNAT_ADDRESSES_MAX, Scratch, VipRoute, choice_slot,
-        scramble,
+        Backend, FILTER_BACKEND, FILTER_VIP, Route, RouteAction, SNAT_ADDRESSES_MAX, Tags,
+        VipRoute, choice_slot, scramble,
     },
 };
 
 use crate::{
-    Action, flow,
-    ingress::drop,
-    maps::{BACKENDS, CLUSTERS, DEVICES, FLOWS, HALF_OPEN, SCRATCH},
-    packet::Segment,
-    reset,
+    ethernet::{ETHERNET_LEN, Layer2},
+    family::Family,
+    maps::{BACKENDS, CLUSTERS, SCRATCH},
+    packet::{Ethernet, header},
+    verdict::{Code, accept, ignore, refuse},
+    work::Bench,
 };
 
-/// Ports tried before `snat_ports` counts as exhausted; a bound for the verifier. The tries after the first are spread over
+/// Ports tried before they count as exhausted; a bound for the verifier. The tries after the first are spread over
 /// the whole range, so with nine of ten ports in use 32 tries miss a free one in 4 of 100 cases (0.9^31), and with half of
 /// them in use never.
 const PORT_TRIES: u32 = 32;
 
-#[inline(always)]
-pub(crate) fn connection(ctx: &XdpContext, segment: &Segment, vip: VipRoute) -> Action {
-    let Some(route) = CLUSTERS.get_value(vip.cluster.into(), &vip.route.into()) else {
-        return reset::answer(ctx, segment, Counter::ResetNoBackend);
-    };
-    if route.action == RouteAction::Drop as u8 {
-        return drop(Counter::DropNoBackend);
-    }
-    if route.action != RouteAction::Forward as u8 {
-        return reset::answer(ctx, segment, Counter::ResetNoBackend);
-    }
-    let slot = choice_slot(segment.key.src, segment.key.src_port) as usize;
-    let Some(&id) = route.choice.get(slot) else {
-        return drop(Counter::DropInternal);
-    };
-    let Some(backend) = BACKENDS.get(id.into()) else {
-        return drop(Counter::DropInternal);
-    };
-    if backend.ifindex == 0 || backend.next_hop_mac == Mac::UNKNOWN {
-        return drop(Counter::DropNextHopUnknown);
-    }
-    let (Some(device), Some(scratch)) = (client_device(ctx), SCRATCH.get_ptr_mut(0)) else {
-        return drop(Counter::DropInternal);
-    };
-    // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
-    let scratch = unsafe { &mut *scratch };
-    let entry = &mut scratch.entry;
-    entry.client_mac = segment.ethernet().src;
-    entry.client_device = device;
-    // SAFETY: the helper has no preconditions.
-    entry.last_seen = unsafe { bpf_jiffies64() } as u32;
-    entry.seq_next = segment.seq_end();
-    entry.ack = 0;
-    entry.packets = 0;
-    entry.bytes = 0;
-    entry.backend = id;
-    entry.cluster = vip.cluster;
-    entry.generation = route.generation;
-    entry.state = FlowState::HalfOpen as u8;
-    entry.direction = Direction::Client as u8;
-    entry.fin = 0;
-    entry.rewrite.dst = backend.address;
-    entry.rewrite.dst_port = backend.port;
-    if !take_port(segment.key, scratch, backend) {
-        return reset::answer(ctx, segment, Counter::ResetPortsExhausted);
-    }
-    let entry = &mut scratch.entry;
-    let borrowed: &FlowEntry = entry;
-    if HALF_OPEN.insert(segment.key, borrowed, BPF_NOEXIST.into()).is_err() {
-        // Another CPU opened it with the same client's earlier SYN; the client sends again.
-        _ = HALF_OPEN.remove(entry.peer_key());
-        return drop(Counter::DropInternal);
-    }
-    flow::forward(ctx, segment, entry, Counter::SynForwarded)
+/// Where `dnat` looks when the client's own port is taken: by its connection to another VIP that leads to the same backend. The
+/// range that Linux gives to clients by default (`ip_local_port_range`).
+const DNAT_PORT_MIN: u16 = 32_768;
+const DNAT_PORTS: u32 = 28_232;
+
+/// A new connection, and what it takes to open it: all but numbers is in this CPU's [`crate::work::Work`].
+#[derive(Clone, Copy)]
+pub(crate) struct Syn<F: Family> {
+    pub(crate) bench: Bench<F::Address>,
+    pub(crate) l2_len: usize,
+    /// Filter marks of the source address.
+    pub(crate) from: u32,
+    /// Sequence number behind the SYN.
+    pub(crate) seq_end: u32,
+    pub(crate) vip: VipRoute,
 }
 
-/// Takes a free SNAT port by opening the reply direction's entry, and completes `scratch.entry` with it.
-///
-/// The insert fails when another half-open connection has the port; flows are looked up after the insert, so that a
-/// connection promoted meanwhile is seen in one table or the other.
-#[inline(always)]
-fn take_port(key: FlowKey, scratch: &mut Scratch, backend: &Backend) -> bool {
-    let Scratch { entry, peer, port_cursor: cursor, .. } = scratch;
-    peer.client_mac = entry.client_mac;
-    peer.client_device = entry.client_device;
-    peer.last_seen = entry.last_seen;
-    peer.backend = entry.backend;
-    peer.cluster = entry.cluster;
-    peer.generation = entry.generation;
-    peer.state = entry.state;
-    peer.direction = Direction::Reply as u8;
-    peer.rewrite = key.reversed();
-    let ports = u32::from(backend.snat_ports_last) + 1;
-    *cursor = cursor.wrapping_add(1);
-    for attempt in 0..PORT_TRIES {
-        let candidate = candidate(*cursor, attempt);
-        let address = (candidate / ports) % u32::from(backend.snat_addresses_len).max(1);
-        // A mask, because the verifier does not follow a bound through a division.
-        let src = backend.snat_addresses[address as usize & (SNAT_ADDRESSES_MAX - 1)];
-        entry.rewrite.src = src;
-        entry.rewrite.src_port =
-            PortBe::new(backend.snat_port_min.wrapping_add((candidate % ports) as u16));
-        let (ip, tcp) = key.deltas(entry.rewrite);
-        entry.ip_delta = ip.fold();
-        entry.tcp_delta = tcp.fold();
-        // The way back undoes the way there: in one's complement the negative of a number is its complement.
-        peer.ip_delta = !entry.ip_delta;
-        peer.tcp_delta = !entry.tcp_delta;
-        let peer_key = entry.peer_key();
-        let borrowed: &FlowEntry = peer;
-        if HALF_OPEN.insert(peer_key, borrowed, BPF_NOEXIST.into()).is_err() {
-            continue;
+impl<F: Family> Syn<F> {
+    #[inline(always)]
+    pub(crate) fn open(&self, ctx: &XdpContext) -> Code {
+        if u64::from(self.from) & (FILTER_VIP | FILTER_BACKEND) != 0 && self.is_forged(ctx) {
+            return ignore(Counter::DropWrongSide);
         }
-        if FLOWS.get_ptr(peer_key).is_none() {
+        let VipRoute { cluster, route } = self.vip;
+        let Some(route) = CLUSTERS.get_value(cluster.into(), &route.into()) else {
+            return refuse(Counter::ResetNoBackend);
+        };
+        if let Some(refusal) = self.turn_away(route) {
+            return refusal;
+        }
+        let key = self.bench.key();
+        let slot = choice_slot(key.src, key.src_port) as usize;
+        let (Some(&id), Some(device), Some(ethernet)) =
+            (route.choice.get(slot), self.client_device(ctx), header::<Ethernet>(ctx, 0))
+        else {
+            return ignore(Counter::DropInternal);
+        };
+        let Some(backend) = BACKENDS.get(id.into()) else {
+            return ignore(Counter::DropInternal);
+        };
+        if backend.ifindex == 0 || backend.next_hop_mac == Mac::UNKNOWN {
+            return ignore(Counter::DropNextHopUnknown);
+        }
+        let (entry, peer) = self.bench.entries();
+        // SAFETY: `header` checked the bounds.
+        entry.client_mac.set(unsafe { &(*ethernet).src });
+        entry.client_device = device as u16;
+        // SAFETY: the helper has no preconditions.
+        entry.last_seen = unsafe { bpf_jiffies64() } as u32;
+        entry.opened = entry.last_seen;
+        entry.seq_next = self.seq_end;
+        entry.ack = 0;
+        entry.packets = 0;
+        entry.generation = route.generation;
+        entry.bytes = [0; 2];
+        entry.backend = id;
+        entry.cluster = cluster;
+        entry.state = FlowState::HalfOpen as u8;
+        entry.direction = Direction::Client as u8;
+        entry.flags = 0;
+        entry.forwarding = route.forwarding;
+        if route.forwarding == Forwarding::Dsr as u8 {
+            entry.rewrite.src.set(&key.src);
+            entry.rewrite.dst.set(&key.dst);
+            entry.rewrite.src_port = key.src_port;
+            entry.rewrite.dst_port = key.dst_port;
+            entry.ip_delta = 0;
+            entry.tcp_delta = 0;
+        } else {
+            entry.rewrite.dst.set(&F::Address::from_any(backend.address));
+            entry.rewrite.dst_port = backend.port;
+            if !self.take_port(entry, peer, backend) {
+                return refuse(Counter::ResetPortsExhausted);
+            }
+        }
+        if !F::insert_half_open(key, entry) {
+            // Another CPU opened it with the same client's earlier SYN; the client sends again.
+            F::remove_half_open(self.bench.peer_key(entry));
+            return ignore(Counter::DropSimultaneous);
+        }
+        accept(Counter::SynForwarded)
+    }
+
+    /// Why the route does not take this client's connection now, and whether its client is told.
+    #[inline(always)]
+    fn turn_away(&self, route: &Route) -> Option<Code> {
+        // SAFETY: the helper has no preconditions.
+        if route.paused_until != 0 && unsafe { bpf_ktime_get_ns() } < route.paused_until {
+            return Some(ignore(Counter::DropPaused));
+        }
+        if route.restricted != 0 && !self.bench.is_allowed(self.bench.key().src, self.vip) {
+            return Some(if route.deny == RouteAction::Drop as u8 {
+                ignore(Counter::DropDenied)
+            } else {
+                refuse(Counter::ResetDenied)
+            });
+        }
+        if route.action == RouteAction::Drop as u8 {
+            return Some(ignore(Counter::DropNoBackend));
+        }
+        if route.action != RouteAction::Forward as u8 {
+            return Some(refuse(Counter::ResetNoBackend));
+        }
+        None
+    }
+
+    /// Whether the source is an address that nobody on this side has: a VIP, or a backend that is reached by another interface.
+    #[inline(always)]
+    fn is_forged(&self, ctx: &XdpContext) -> bool {
+        const ANY_PORT: PortBe = PortBe::new(0);
+        let src = self.bench.key().src;
+        if self.bench.vip(src, ANY_PORT).is_some() {
             return true;
         }
-        _ = HALF_OPEN.remove(peer_key);
+        // SAFETY: `ctx.ctx` is the context that the kernel passed in.
+        let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+        let backend = self.bench.backend(src, ANY_PORT).and_then(|id| BACKENDS.get(id));
+        backend.is_some_and(|backend| backend.ifindex != 0 && backend.ifindex != ifindex)
     }
-    false
+
+    /// Takes a free port by opening the reply direction's entry, and completes both entries with it.
+    ///
+    /// The insert fails when another half-open connection has the port; flows are looked up after the insert, so that a
+    /// connection promoted meanwhile is seen in one table or the other.
+    #[inline(always)]
+    fn take_port(
+        &self,
+        entry: &mut FlowEntry<F::Address>,
+        peer: &mut FlowEntry<F::Address>,
+        backend: &Backend,
+    ) -> bool {
+        let key = self.bench.key();
+        peer.client_mac.set(&entry.client_mac);
+        peer.client_device = entry.client_device;
+        peer.last_seen = entry.last_seen;
+        peer.opened = entry.opened;
+        peer.generation = entry.generation;
+        peer.backend = entry.backend;
+        peer.cluster = entry.cluster;
+        peer.state = entry.state;
+        peer.forwarding = entry.forwarding;
+        peer.direction = Direction::Reply as u8;
+        peer.rewrite.src.set(&key.dst);
+        peer.rewrite.dst.set(&key.src);
+        peer.rewrite.src_port = key.dst_port;
+        peer.rewrite.dst_port = key.src_port;
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+        // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
+        let cursor = unsafe {
+            (*scratch).port_cursor = (*scratch).port_cursor.wrapping_add(1);
+            (*scratch).port_cursor
+        };
+        let snat = entry.forwarding == Forwarding::Snat as u8;
+        let ports = u32::from(backend.snat_ports_last) + 1;
+        let (old_ip, old_tcp) = key.sums();
+        let dst_sum = entry.rewrite.dst.sum();
+        for attempt in 0..PORT_TRIES {
+            let candidate = candidate(cursor, attempt);
+            if snat {
+                let address = (candidate / ports) % u32::from(backend.snat_addresses_len).max(1);
+                // A mask, because the verifier does not follow a bound through a division.
+                let src = &backend.snat_addresses[address as usize & (SNAT_ADDRESSES_MAX - 1)];
+                entry.rewrite.src.set(&F::Address::from_any(*src));
+                entry.rewrite.src_port =
+                    PortBe::new(backend.snat_port_min.wrapping_add((candidate % ports) as u16));
+            } else {
+                entry.rewrite.src.set(&key.src);
+                entry.rewrite.src_port = if attempt == 0 {
+                    key.src_port
+                } else {
+                    PortBe::new(DNAT_PORT_MIN + (candidate % DNAT_PORTS) as u16)
+                };
+            }
+            // The difference of `FlowKey::deltas`, without what is the same for every candidate.
+            let ip = entry.rewrite.src.sum() + dst_sum;
+            let ports_sum =
+                u64::from(entry.rewrite.src_port.word()) + u64::from(backend.port.word());
+            entry.ip_delta = Delta::between(old_ip, ip).fold();
+            entry.tcp_delta = Delta::between(old_tcp, ip + ports_sum).fold();
+            // The way back undoes the way there: in one's complement the negative of a number is its complement.
+            peer.ip_delta = !entry.ip_delta;
+            peer.tcp_delta = !entry.tcp_delta;
+            let peer_key = self.bench.peer_key(entry);
+            if !F::insert_half_open(peer_key, peer) {
+                continue;
+            }
+            if F::flow(peer_key).is_none() {
+                return true;
+            }
+            F::remove_half_open(peer_key);
+        }
+        false
+    }
+
+    /// Index of the network that the packet came from: a VLAN that the host knows, or the bare interface.
+    #[inline(always)]
+    fn client_device(&self, ctx: &XdpContext) -> Option<u32> {
+        let tags = if self.l2_len == ETHERNET_LEN {
+            Tags::NONE
+        } else {
+            Layer2::read(ctx, self.l2_len)?.network()
+        };
+        // SAFETY: `ctx.ctx` is the context that the kernel passed in.
+        let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+        let bench = self.bench;
+        bench.device(ifindex, tags).or_else(|| bench.device(ifindex, Tags::NONE))
+    }
 }
 
 /// Which port to try: first the one that rested longest, then any. Long-lived connections hold runs of consecutive ports,
@@ -134,14 +247,4 @@ fn candidate(cursor: u32, attempt: u32) -> u32 {
     } else {
         scramble(cursor.wrapping_add(attempt.wrapping_mul(0x9e37_79b9)))
     }
-}
-
-/// Index of the interface that the packet came in on.
-#[inline(always)]
-fn client_device(ctx: &XdpContext) -> Option<u16> {
-    // SAFETY: `ctx.ctx` is the context that the kernel passed in.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    (0..DEVICES_MAX)
-        .find(|&index| DEVICES.get(index).is_some_and(|device| device.ifindex == ifindex))
-        .map(|index| index as u16)
 }

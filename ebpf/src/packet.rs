@@ -1,19 +1,20 @@
-//! Bounds-checked access to headers; the only module that touches packet memory.
+//! Bounds-checked access to headers; this module, `family` and `ethernet` are all that touches packet memory.
 //!
-//! Headers are structs of byte arrays: alignment 1, every bit pattern valid.
+//! Headers have alignment 1 and no bit pattern that is invalid.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use pairflip_common::{
-    be::{Ipv4Be, Mac, PortBe},
-    csum::Delta,
+    be::{Address, Mac, PortBe},
+    csum::FoldedDelta,
     flow::{FlowEntry, FlowKey},
 };
 
-pub(crate) const ETHERNET_LEN: usize = size_of::<Ethernet>();
-pub(crate) const IPV4_LEN: usize = size_of::<Ipv4>();
-pub(crate) const TCP_LEN: usize = size_of::<Tcp>();
+use crate::{
+    family::{Family, Ip},
+    work::Bench,
+};
 
-pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub(crate) const TCP_LEN: usize = size_of::<Tcp>();
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 
 /// Control bits of the TCP header (RFC 9293, section 3.1).
@@ -30,22 +31,7 @@ pub(crate) struct Ethernet {
     pub(crate) ethertype: [u8; 2],
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv4 {
-    pub(crate) version_ihl: u8,
-    pub(crate) tos: u8,
-    pub(crate) total_len: [u8; 2],
-    pub(crate) id: [u8; 2],
-    pub(crate) fragment: [u8; 2],
-    pub(crate) ttl: u8,
-    pub(crate) protocol: u8,
-    pub(crate) checksum: [u8; 2],
-    pub(crate) src: Ipv4Be,
-    pub(crate) dst: Ipv4Be,
-}
-
-#[repr(C)]
+#[repr(C, packed)]
 #[derive(Clone, Copy)]
 pub(crate) struct Tcp {
     pub(crate) src_port: PortBe,
@@ -69,55 +55,104 @@ pub(crate) fn header<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     Some(start as *mut T)
 }
 
-/// A TCP packet with all three headers inside the packet.
-///
-/// Made only by [`Segment::parse`]; the pointers are valid until the packet is resized.
+/// Sequence number behind a segment: SYN and FIN take one each (RFC 9293, section 3.4).
+#[inline(always)]
+pub(crate) fn seq_end(seq: [u8; 4], payload_len: u32, flags: u8) -> u32 {
+    u32::from_be_bytes(seq)
+        .wrapping_add(payload_len)
+        .wrapping_add(u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0))
+}
+
+/// Where things are in a TCP packet.
 #[derive(Clone, Copy)]
-pub(crate) struct Segment {
-    ethernet: *mut Ethernet,
-    ip: *mut Ipv4,
-    tcp: *mut Tcp,
-    pub(crate) key: FlowKey,
-    pub(crate) flags: u8,
-    /// Bytes of the IP packet after both headers.
-    pub(crate) payload_len: u32,
-    /// Bytes of the frame as the IP header has it, Ethernet header included.
+pub(crate) struct Place {
+    /// Bytes in front of the IP header.
+    pub(crate) l2_len: usize,
+    /// Bytes of the IP header and what is between it and the TCP header.
+    pub(crate) headers_len: usize,
+    /// Bytes of the IP packet.
+    pub(crate) ip_len: u32,
+    /// Bytes of the frame in memory.
     pub(crate) frame_len: u32,
 }
 
-impl Segment {
-    /// Parses the TCP header behind an IPv4 header at the usual place; `None` if lengths do not fit.
+/// A TCP packet with all its headers inside the packet.
+///
+/// Made only by [`Segment::parse`]; the pointers are valid until the packet is resized.
+pub(crate) struct Segment<F: Family> {
+    ethernet: *mut Ethernet,
+    ip: *mut F::Header,
+    tcp: *mut Tcp,
+    pub(crate) bench: Bench<F::Address>,
+    /// Filter marks of the source address.
+    pub(crate) from: u64,
+    pub(crate) flags: u8,
+    pub(crate) place: Place,
+    /// Bytes of the IP packet after the TCP header.
+    pub(crate) payload_len: u32,
+}
+
+impl<F: Family> Segment<F> {
+    /// Parses the TCP header behind an IP header; `None` if lengths do not fit. `frags`: the frame may lie in several buffers.
     #[inline(always)]
-    pub(crate) fn parse(ctx: &XdpContext, ip: *mut Ipv4) -> Option<Self> {
+    pub(crate) fn parse(
+        ctx: &XdpContext,
+        l2_len: usize,
+        ip: &Ip<F>,
+        from: u64,
+        frags: bool,
+    ) -> Option<Self> {
         let ethernet = header::<Ethernet>(ctx, 0)?;
-        // SAFETY: `ip` came from `header`, which checked its bounds.
-        let Ipv4 { version_ihl, total_len, src, dst, .. } = unsafe { *ip };
-        let ip_len = usize::from(version_ihl & 0x0f) * 4;
-        if ip_len < IPV4_LEN {
-            return None;
-        }
-        let tcp = header::<Tcp>(ctx, ETHERNET_LEN + ip_len)?;
+        let tcp = header::<Tcp>(ctx, l2_len + ip.headers_len)?;
         // SAFETY: `header` checked the bounds.
         let Tcp { src_port, dst_port, data_offset, flags, .. } = unsafe { *tcp };
         let tcp_len = u32::from(data_offset >> 4) * 4;
-        let total_len = u32::from(u16::from_be_bytes(total_len));
-        let headers_len = ip_len as u32 + tcp_len;
-        let available = (ctx.data_end() - ctx.data()) as u32;
-        if tcp_len < TCP_LEN as u32
-            || total_len < headers_len
-            || total_len + ETHERNET_LEN as u32 > available
-        {
+        let headers_len = ip.headers_len as u32 + tcp_len;
+        if tcp_len < TCP_LEN as u32 || ip.total_len < headers_len {
             return None;
+        }
+        let mut frame_len = (ctx.data_end() - ctx.data()) as u32;
+        if ip.total_len + l2_len as u32 > frame_len {
+            if !frags {
+                return None;
+            }
+            // SAFETY: the helper has no preconditions.
+            frame_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+            if ip.total_len + l2_len as u32 > frame_len {
+                return None;
+            }
+        }
+        let bench = F::bench()?;
+        let work = bench.work();
+        // SAFETY: the memory belongs to this CPU, and XDP programs of one CPU do not preempt each other; `F::header` checked
+        // the bounds.
+        unsafe {
+            let (src, dst) = F::addresses(&*ip.header);
+            (*work).key.src.set(&src);
+            (*work).key.dst.set(&dst);
+            (*work).key.src_port = src_port;
+            (*work).key.dst_port = dst_port;
         }
         Some(Self {
             ethernet,
-            ip,
+            ip: ip.header,
             tcp,
-            key: FlowKey { src, dst, src_port, dst_port },
+            bench,
+            from,
             flags,
-            payload_len: total_len - headers_len,
-            frame_len: total_len + ETHERNET_LEN as u32,
+            place: Place { l2_len, headers_len: ip.headers_len, ip_len: ip.total_len, frame_len },
+            payload_len: ip.total_len - headers_len,
         })
+    }
+
+    #[inline(always)]
+    pub(crate) fn key(&self) -> &'static FlowKey<F::Address> {
+        self.bench.key()
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer_key(&self, entry: &FlowEntry<F::Address>) -> &'static FlowKey<F::Address> {
+        self.bench.peer_key(entry)
     }
 
     #[inline(always)]
@@ -141,36 +176,24 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn ttl(&self) -> u8 {
         // SAFETY: `parse` checked the bounds.
-        unsafe { (*self.ip).ttl }
+        F::ttl(unsafe { &*self.ip })
     }
 
-    /// Sequence number behind this segment: SYN and FIN take one each (RFC 9293, section 3.4).
+    /// Sequence number behind this segment.
     #[inline(always)]
     pub(crate) fn seq_end(&self) -> u32 {
-        self.seq()
-            .wrapping_add(self.payload_len)
-            .wrapping_add(u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0))
+        // SAFETY: `parse` checked the bounds.
+        seq_end(unsafe { (*self.tcp).seq }, self.payload_len, self.flags)
     }
 
-    /// Rewrites addresses, ports and MACs, and takes one off the TTL as a router does (RFC 1812, section 5.3.1).
+    /// Rewrites addresses and ports, and takes one off the TTL as a router does (RFC 1812, section 5.3.1).
     #[inline(always)]
-    pub(crate) fn rewrite(&self, entry: &FlowEntry, src: Mac, dst: Mac) {
-        // SAFETY: `parse` checked the bounds of all three headers.
-        let (ethernet, ip, tcp) = unsafe { (&mut *self.ethernet, &mut *self.ip, &mut *self.tcp) };
-        ethernet.dst = dst;
-        ethernet.src = src;
-        let old = u16::from_ne_bytes([ip.ttl, ip.protocol]);
-        ip.ttl -= 1;
-        let new = u16::from_ne_bytes([ip.ttl, ip.protocol]);
-        ip.checksum = Delta::from_folded(entry.ip_delta)
-            .replace(old, new)
-            .apply(u16::from_ne_bytes(ip.checksum))
-            .to_ne_bytes();
-        ip.src = entry.rewrite.src;
-        ip.dst = entry.rewrite.dst;
-        tcp.checksum = Delta::from_folded(entry.tcp_delta)
-            .apply(u16::from_ne_bytes(tcp.checksum))
-            .to_ne_bytes();
+    pub(crate) fn rewrite(&self, entry: &FlowEntry<F::Address>) {
+        // SAFETY: `parse` checked the bounds of both headers.
+        let (ip, tcp) = unsafe { (&mut *self.ip, &mut *self.tcp) };
+        F::rewrite(ip, &entry.rewrite.src, &entry.rewrite.dst, FoldedDelta::new(entry.ip_delta));
+        tcp.checksum =
+            FoldedDelta::new(entry.tcp_delta).apply(u16::from_ne_bytes(tcp.checksum)).to_ne_bytes();
         tcp.src_port = entry.rewrite.src_port;
         tcp.dst_port = entry.rewrite.dst_port;
     }

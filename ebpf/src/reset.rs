@@ -9,126 +9,95 @@ use pairflip_common::{counter::Counter, csum};
 
 use crate::{
     Action,
+    ethernet::Layer2,
+    family::{Family, sum},
     ingress::drop,
-    maps::{SCRATCH, SETTINGS, count},
-    packet::{
-        ACK, ETHERNET_LEN, ETHERTYPE_IPV4, Ethernet, IPV4_LEN, Ipv4, PROTOCOL_TCP, RST, Segment,
-        TCP_LEN, Tcp, header,
-    },
+    maps::{SCRATCH, SETTINGS, count_index},
+    packet::{ACK, PROTOCOL_TCP, Place, RST, TCP_LEN, Tcp, header, seq_end},
 };
 
-/// Smallest Ethernet frame without its check sequence (IEEE 802.3, 3.2.8); a longer packet is cut to this.
+/// Smallest Ethernet frame without its check sequence (IEEE 802.3, 3.2.8); a longer packet is cut to no less.
 const FRAME_LEN_MIN: usize = 60;
 
-/// TTL of packets of our own (RFC 1700).
-const TTL: u8 = 64;
-
-/// Answers `segment` with RST, or drops it when it is itself an RST or the rate is used up.
+/// Answers a TCP packet with RST, or drops it when it is itself an RST or the rate is used up.
 #[inline(always)]
-pub(crate) fn answer(ctx: &XdpContext, segment: &Segment, counter: Counter) -> Action {
-    if segment.flags & RST != 0 || !take_token() {
-        return drop(Counter::DropNoReset);
-    }
-    // RFC 9293, section 3.10.7.1: the number that the peer acknowledged, or one that acknowledges its segment.
-    let (seq, ack, flags) = if segment.flags & ACK != 0 {
-        (segment.ack(), 0, RST)
-    } else {
-        (0, segment.seq_end(), RST | ACK)
-    };
-    let key = segment.key.reversed();
-    let from = segment.ethernet();
-
-    let len = ctx.data_end() - ctx.data();
-    if len > FRAME_LEN_MIN {
-        // SAFETY: the helper checks its arguments. It invalidates all packet pointers; none is used below.
-        let result = unsafe { bpf_xdp_adjust_tail(ctx.ctx, FRAME_LEN_MIN as i32 - len as i32) };
-        if result != 0 {
-            return drop(Counter::DropInternal);
-        }
-    }
-    let (Some(ethernet), Some(ip), Some(tcp)) = (
-        header::<Ethernet>(ctx, 0),
-        header::<Ipv4>(ctx, ETHERNET_LEN),
-        header::<Tcp>(ctx, ETHERNET_LEN + IPV4_LEN),
-    ) else {
+pub(crate) fn answer<F: Family>(ctx: &XdpContext, place: &Place, counter: u32) -> Action {
+    let Some(tcp) = header::<Tcp>(ctx, place.l2_len + place.headers_len) else {
         return drop(Counter::DropInternal);
     };
-    let mut new_ip = Ipv4 {
-        version_ihl: 0x45,
-        tos: 0,
-        total_len: ((IPV4_LEN + TCP_LEN) as u16).to_be_bytes(),
-        id: [0; 2],
-        fragment: [0x40, 0],
-        ttl: TTL,
-        protocol: PROTOCOL_TCP,
-        checksum: [0; 2],
-        src: key.src,
-        dst: key.dst,
+    // SAFETY: `header` checked the bounds.
+    let flags = unsafe { (*tcp).flags };
+    if flags & RST != 0 || !take_token() {
+        return drop(Counter::DropNoReset);
+    }
+    if write::<F>(ctx, place, tcp).is_none() {
+        return drop(Counter::DropInternal);
+    }
+    count_index(counter);
+    XDP_TX
+}
+
+#[inline(always)]
+fn write<F: Family>(ctx: &XdpContext, place: &Place, tcp: *const Tcp) -> Option<()> {
+    let key = F::bench()?.key();
+    let l2_len = place.l2_len;
+    let mut layer2 = Layer2::read(ctx, l2_len)?;
+    (layer2.src, layer2.dst) = (layer2.dst, layer2.src);
+    // SAFETY: the caller got it from `header`, which checked the bounds.
+    let Tcp { seq, ack, flags, data_offset, .. } = unsafe { *tcp };
+    // RFC 9293, section 3.10.7.1: the number that the peer acknowledged, or one that acknowledges its segment.
+    let (seq, ack, flags) = if flags & ACK != 0 {
+        (ack, [0; 4], RST)
+    } else {
+        let headers_len = place.headers_len as u32 + u32::from(data_offset >> 4) * 4;
+        let end = seq_end(seq, place.ip_len.wrapping_sub(headers_len), flags);
+        ([0; 4], end.to_be_bytes(), RST | ACK)
     };
-    let mut new_tcp = Tcp {
-        src_port: key.src_port,
-        dst_port: key.dst_port,
-        seq: seq.to_be_bytes(),
-        ack: ack.to_be_bytes(),
+
+    let wanted = (l2_len + F::HEADER_LEN + TCP_LEN).max(FRAME_LEN_MIN) as u32;
+    if place.frame_len > wanted {
+        let surplus = wanted.wrapping_sub(place.frame_len) as i32;
+        // SAFETY: the helper checks its arguments. It invalidates all packet pointers; none is used below.
+        if unsafe { bpf_xdp_adjust_tail(ctx.ctx, surplus) } != 0 {
+            return None;
+        }
+    }
+    let ip = header::<F::Header>(ctx, l2_len)?;
+    let tcp = header::<Tcp>(ctx, l2_len + F::HEADER_LEN)?;
+    // SAFETY: `header` checked the bounds of both.
+    let (ip, tcp) = unsafe { (&mut *ip, &mut *tcp) };
+    F::write(ip, &key.dst, &key.src, PROTOCOL_TCP, TCP_LEN as u16);
+    *tcp = Tcp {
+        src_port: key.dst_port,
+        dst_port: key.src_port,
+        seq,
+        ack,
         data_offset: 5 << 4,
         flags,
         window: [0; 2],
         checksum: [0; 2],
         urgent: [0; 2],
     };
-    new_ip.checksum = (!csum::fold(words(&new_ip))).to_ne_bytes();
-    // The pseudo header of RFC 9293, section 3.1: addresses, protocol, length of header and payload.
-    let pseudo = address_words(key.src.0)
-        + address_words(key.dst.0)
-        + u32::from(u16::from_ne_bytes([0, PROTOCOL_TCP]))
-        + u32::from((TCP_LEN as u16).to_be());
-    new_tcp.checksum = (!csum::fold(words(&new_tcp) + pseudo)).to_ne_bytes();
-    // SAFETY: `header` checked the bounds of all three.
-    unsafe {
-        *ethernet = Ethernet { dst: from.src, src: from.dst, ethertype: ETHERTYPE_IPV4 };
-        *ip = new_ip;
-        *tcp = new_tcp;
-    }
-    count(counter);
-    XDP_TX
+    let pseudo = F::pseudo_sum(key.dst, key.src, PROTOCOL_TCP, TCP_LEN as u16);
+    tcp.checksum = (!csum::fold(sum(tcp) + pseudo)).to_ne_bytes();
+    layer2.write(ctx, F::ETHERTYPE)
 }
 
-/// Sum of a 20-byte header as 16-bit words: at most 10 * 0xffff, far from overflow.
+/// Takes one answer of this CPU's allowance for the running second.
 #[inline(always)]
-fn words<T>(header: &T) -> u32 {
-    const { assert!(size_of::<T>() == 20) };
-    // SAFETY: both header types are byte arrays of 20 bytes in all, so any view of them as bytes is valid.
-    let bytes = unsafe { &*core::ptr::from_ref(header).cast::<[u8; 20]>() };
-    let mut sum = 0;
-    let mut i = 0;
-    while i < 20 {
-        sum += u32::from(u16::from_ne_bytes([bytes[i], bytes[i + 1]]));
-        i += 2;
-    }
-    sum
-}
-
-#[inline(always)]
-fn address_words(address: [u8; 4]) -> u32 {
-    u32::from(u16::from_ne_bytes([address[0], address[1]]))
-        + u32::from(u16::from_ne_bytes([address[2], address[3]]))
-}
-
-/// Takes one RST of this CPU's allowance for the running second.
-#[inline(always)]
-fn take_token() -> bool {
+pub(crate) fn take_token() -> bool {
     let (Some(scratch), Some(settings)) = (SCRATCH.get_ptr_mut(0), SETTINGS.get(0)) else {
         return false;
     };
     // SAFETY: the slot belongs to this CPU; the helper has no preconditions.
     let (scratch, now) = unsafe { (&mut *scratch, bpf_jiffies64() as u32) };
-    if now.wrapping_sub(scratch.resets_at) >= settings.hz {
-        scratch.resets_at = now;
-        scratch.resets_left = settings.resets_per_second;
+    if now.wrapping_sub(scratch.answers_at) >= settings.hz {
+        scratch.answers_at = now;
+        scratch.answers_left = settings.answers_per_second;
     }
-    if scratch.resets_left == 0 {
+    if scratch.answers_left == 0 {
         return false;
     }
-    scratch.resets_left -= 1;
+    scratch.answers_left -= 1;
     true
 }

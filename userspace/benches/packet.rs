@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     ops::Range,
     path::PathBuf,
     time::Duration,
@@ -10,9 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
-use pairflip::dataplane::{BackendPath, DataPlane, LoadOptions, RouteChange, unload};
+use pairflip::dataplane::{
+    BackendPath, Choice, ClientNetwork, DataPlane, Denial, LoadOptions, RouteChange, RouteTarget,
+    unload,
+};
 use pairflip_common::{
     bench::{BenchPacket, HEADERS_LEN},
+    flow::Forwarding,
     names,
     route::VipRoute,
 };
@@ -66,28 +70,44 @@ impl Bench {
     /// Four backends with eight SNAT addresses each: ports for two million flows, so that the search for a free one is short.
     fn configure(&mut self) -> Result<()> {
         let dataplane = &mut self.dataplane;
-        dataplane.set_devices(&[(1, OWN_MAC)])?;
+        dataplane.set_networks(&[ClientNetwork {
+            ifindex: 1,
+            mac: OWN_MAC,
+            mtu: 1500,
+            tags: Vec::new(),
+        }])?;
         dataplane.set_snat_ports(1024, 65_535)?;
-        let backends: Vec<(u16, SocketAddrV4)> = (0..4)
-            .map(|index| {
-                (index, SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 11 + index as u8), 3306))
+        let choices: Vec<Choice> = (0..4u8)
+            .map(|index| Choice {
+                backend: index.into(),
+                address: SocketAddr::new([10, 0, 1, 11 + index].into(), 3306),
+                weight: 100,
             })
             .collect();
-        for (index, address) in &backends {
+        for choice in &choices {
             dataplane.set_backend(
-                *index,
+                choice.backend,
                 &BackendPath {
-                    address: *address,
+                    address: choice.address,
+                    forwarding: Forwarding::Snat,
                     ifindex: 1,
                     own_mac: OWN_MAC,
-                    next_hop_mac: Some([2, 0, 0, 0, 1, *index as u8]),
-                    snat_addresses: (0..8).map(|n| Ipv4Addr::new(10, 0, 1, 200 + n)).collect(),
+                    next_hop_mac: Some([2, 0, 0, 0, 1, choice.backend as u8]),
+                    tags: Vec::new(),
+                    mtu: 1500,
+                    snat_addresses: (0..8).map(|n| [10, 0, 1, 200 + n].into()).collect(),
                     snat_ports: (1024, 65_535),
                 },
             )?;
         }
-        dataplane.swap_routes(0, 1, 0, &BTreeMap::from([(0, RouteChange::Forward(backends))]))?;
-        dataplane.add_vip(VIP, VipRoute { cluster: 0, route: 0 })?;
+        let change = RouteChange {
+            target: RouteTarget::Forward(choices),
+            forwarding: Forwarding::Snat,
+            restricted: false,
+            deny: Denial::Reset,
+        };
+        dataplane.swap_routes(0, 1, 0, &BTreeMap::from([(0, change)]))?;
+        dataplane.add_vip(VIP.into(), VipRoute { cluster: 0, route: 0 })?;
         Ok(())
     }
 

@@ -90,6 +90,12 @@ enum Command {
         /// Only those to this backend.
         #[arg(long, value_name = "ADDRESS:PORT")]
         backend: Option<SocketAddr>,
+        /// Only those of this cluster.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Only those in this state: half_open, established or closing.
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
         /// List at most this many [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -153,12 +159,12 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             let done = request(&socket, Method::POST, "/v1/flip", Some(&flip)).await?;
             show(&done, json, |done| render::flip(done, style()))
         }
-        Command::Flows { backend, limit } => {
+        Command::Flows { backend, cluster, state, limit } => {
             let mut query = Vec::new();
-            // RFC 3986, 3.4: brackets have no place in a query.
-            let escaped =
-                |backend: SocketAddr| backend.to_string().replace('[', "%5B").replace(']', "%5D");
-            query.extend(backend.map(|backend| format!("backend={}", escaped(backend))));
+            let backend = backend.map(|backend| backend.to_string());
+            query.extend(backend.map(|backend| format!("backend={}", percent_encoded(&backend))));
+            query.extend(cluster.map(|cluster| format!("cluster={}", percent_encoded(&cluster))));
+            query.extend(state.map(|state| format!("state={}", percent_encoded(&state))));
             query.extend(limit.map(|limit| format!("limit={limit}")));
             let flows: Flows = get(&socket, &format!("/v1/flows?{}", query.join("&"))).await?;
             show(&flows, json, |flows| render::flows(flows, style()))
@@ -256,6 +262,17 @@ impl From<ConfigErrors> for Failure {
     }
 }
 
+/// A value for a query: all but what RFC 3986, section 2.3 leaves unreserved is escaped.
+fn percent_encoded(value: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    value.bytes().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, error::ErrorKind};
@@ -303,7 +320,7 @@ mod tests {
 
     #[test]
     fn flows_take_an_address_and_a_number() {
-        let Command::Flows { backend, limit } =
+        let Command::Flows { backend, limit, .. } =
             parse("flows --backend 10.0.1.11:3306 --limit 5").unwrap().command
         else {
             panic!("no flows");

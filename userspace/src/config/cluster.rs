@@ -107,17 +107,11 @@ const LAG_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 const DEADLINE_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
-/// Linux gives up a SYN after 127 s (`tcp_syn_retries = 6`).
-const DEFAULT_HALF_OPEN: Duration = Duration::from_secs(130);
 /// A second is a thousand round trips within a data centre; no host tries for ten minutes.
 const HALF_OPEN_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
-/// Longer than the servers' own `wait_timeout` of 8 h, so that they end an idle session first.
-const DEFAULT_ESTABLISHED: Duration = Duration::from_secs(10 * 3600);
 /// A minute of silence is an ordinary query.
 const ESTABLISHED_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(30 * 86_400);
-/// Twice the 60 s of Linux's FIN-WAIT-2.
-const DEFAULT_CLOSING: Duration = Duration::from_secs(120);
 const CLOSING_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Off: nobody is surprised by a replica that gets less than its share.
 const DEFAULT_SLOW_START: Duration = Duration::ZERO;
@@ -178,12 +172,7 @@ fn read(
         .and_then(|field| read_check(reader, &field, secrets));
     let default_drain = DrainConfig { mode: DrainMode::Finish, deadline: None };
     let drain = section.optional(reader, "drain", default_drain, read_drain);
-    let default_timeouts = Timeouts {
-        half_open: DEFAULT_HALF_OPEN,
-        established: DEFAULT_ESTABLISHED,
-        closing: DEFAULT_CLOSING,
-    };
-    let timeouts = section.optional(reader, "timeouts", default_timeouts, read_timeouts);
+    let timeouts = section.optional(reader, "timeouts", Timeouts::DEFAULT, read_timeouts);
     let routes = section
         .require(reader, "route", "add a [[cluster.route]] section for each VIP")
         .and_then(|field| read_routes(reader, census, &field));
@@ -378,9 +367,9 @@ fn read_timeouts(reader: &mut Reader, field: &Field) -> Option<Timeouts> {
             field.parse(reader, &example, |text| value::duration(text, range))
         })
     };
-    let half_open = timeout("half_open", DEFAULT_HALF_OPEN, HALF_OPEN_RANGE);
-    let established = timeout("established", DEFAULT_ESTABLISHED, ESTABLISHED_RANGE);
-    let closing = timeout("closing", DEFAULT_CLOSING, CLOSING_RANGE);
+    let half_open = timeout("half_open", Timeouts::DEFAULT.half_open, HALF_OPEN_RANGE);
+    let established = timeout("established", Timeouts::DEFAULT.established, ESTABLISHED_RANGE);
+    let closing = timeout("closing", Timeouts::DEFAULT.closing, CLOSING_RANGE);
     Some(Timeouts { half_open: half_open?, established: established?, closing: closing? })
 }
 

@@ -170,6 +170,16 @@ pub struct Timeouts {
     pub closing: Duration,
 }
 
+impl Timeouts {
+    /// Half-open: Linux gives up a SYN after 127 s (`tcp_syn_retries = 6`). Established: longer than MySQL's own `wait_timeout` of
+    /// 28800 s, so that the server ends an idle session first. Closing: twice the 60 s of Linux's FIN-WAIT-2.
+    pub const DEFAULT: Self = Self {
+        half_open: Duration::from_secs(130),
+        established: Duration::from_secs(10 * 3600),
+        closing: Duration::from_secs(120),
+    };
+}
+
 /// `[[cluster.route]]`: one VIP.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {

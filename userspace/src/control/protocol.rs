@@ -167,6 +167,12 @@ pub struct FlowsQuery {
     /// `address:port`; only flows to this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    /// Name of a cluster; only its flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// `half_open`, `established` or `closing`; only flows in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// How many to list at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -180,21 +186,30 @@ pub struct Flows {
     pub total: u64,
 }
 
-/// One flow. Packets and bytes are those from the client.
+/// One flow. In `dsr` what the server sends is not seen: its packets and bytes are 0.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flow {
     pub client: String,
     pub vip: String,
     /// The address and port that the backend sees.
-    pub snat: String,
+    pub source: String,
     pub backend: String,
+    /// `-` for one that left the configuration.
+    pub cluster: String,
     /// `half_open`, `established` or `closing`.
     pub state: String,
+    /// The client's packets are dropped at the moment.
+    pub held: bool,
     /// Of the route table that it was opened by.
     pub generation: u32,
+    /// Since the first SYN.
+    pub age_seconds: f64,
+    /// Since the last packet of either side.
     pub idle_seconds: f64,
     pub client_packets: u32,
     pub client_bytes: u64,
+    pub server_packets: u32,
+    pub server_bytes: u64,
 }
 
 /// Body of `POST /v1/unload`: none, or `{}`.

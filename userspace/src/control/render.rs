@@ -50,19 +50,22 @@ pub fn status(status: &Status, style: Style) -> String {
 
 /// One line per flow.
 pub fn flows(flows: &Flows, style: Style) -> String {
-    let rows: Vec<[Cell; 8]> = flows
+    let rows: Vec<[Cell; 11]> = flows
         .flows
         .iter()
         .map(|flow| {
             [
                 cell(&flow.client),
                 cell(&flow.vip),
-                cell(&flow.snat),
+                cell(&flow.source),
                 cell(&flow.backend),
-                cell(&flow.state),
+                cell(&if flow.held { format!("{}, held", flow.state) } else { flow.state.clone() }),
+                cell(&format!("{:.1}s", flow.age_seconds)),
                 cell(&format!("{:.1}s", flow.idle_seconds)),
                 cell(&flow.client_packets.to_string()),
                 cell(&flow.client_bytes.to_string()),
+                cell(&flow.server_packets.to_string()),
+                cell(&flow.server_bytes.to_string()),
             ]
         })
         .collect();
@@ -75,9 +78,12 @@ pub fn flows(flows: &Flows, style: Style) -> String {
                 ("SEEN BY BACKEND AS", Align::Left),
                 ("BACKEND", Align::Left),
                 ("STATE", Align::Left),
+                ("AGE", Align::Right),
                 ("IDLE", Align::Right),
-                ("PACKETS", Align::Right),
-                ("BYTES", Align::Right),
+                ("PACKETS IN", Align::Right),
+                ("BYTES IN", Align::Right),
+                ("PACKETS OUT", Align::Right),
+                ("BYTES OUT", Align::Right),
             ],
             &rows,
         );
@@ -398,9 +404,9 @@ cluster main: pair1 is active (generation 7)
             total: 3,
         };
         let expected = "  \
-  CLIENT           VIP              SEEN BY BACKEND AS  BACKEND         STATE        IDLE  PACKETS  BYTES
-  10.0.0.7:1999    10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established  1.2s        9    900
-  10.0.0.17:65001  10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established  1.2s    12345    900
+  CLIENT           VIP              SEEN BY BACKEND AS  BACKEND         STATE                AGE  IDLE  PACKETS IN  BYTES IN  PACKETS OUT  BYTES OUT
+  10.0.0.7:1999    10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established        61.0s  1.2s           9       900            7       4000
+  10.0.0.17:65001  10.0.0.100:3306  10.0.1.2:40000      10.0.1.11:3306  established, held  61.0s  1.2s       12345       900            7       4000
 2 of 3 flows; more with --limit
 ";
         assert_eq!(flows(&listed, Style::Plain), expected);
@@ -453,13 +459,18 @@ warning: the pair is active already; nothing was changed
         Flow {
             client: client.into(),
             vip: "10.0.0.100:3306".into(),
-            snat: "10.0.1.2:40000".into(),
+            source: "10.0.1.2:40000".into(),
             backend: "10.0.1.11:3306".into(),
+            cluster: "main".into(),
             state: "established".into(),
+            held: client_packets > 1000,
             generation: 7,
+            age_seconds: 61.0,
             idle_seconds: 1.21,
             client_packets,
             client_bytes: 900,
+            server_packets: 7,
+            server_bytes: 4000,
         }
     }
 

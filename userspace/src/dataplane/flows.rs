@@ -1,30 +1,40 @@
 //! Listing, counting, sweeping and ending flows.
 
-use std::{collections::BTreeMap, net::SocketAddrV4, os::fd::AsFd as _, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use pairflip_common::{
-    be::{Ipv4Be, PortBe},
-    flow::{Direction, FlowEntry, FlowKey, FlowState},
-    names,
+use pairflip_common::flow::{FlowState, Forwarding};
+
+use super::{
+    AnyEntry, DataPlane, Error, FlowId, address::socket, batch::Position, flow_table::FlowTable,
 };
-
-use super::{DataPlane, Error, batch};
 
 /// One TCP connection through the redirector.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Flow {
-    pub client: SocketAddrV4,
-    pub vip: SocketAddrV4,
-    pub snat: SocketAddrV4,
-    pub backend: SocketAddrV4,
+    pub id: FlowId,
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    /// What the backend sees as the client.
+    pub source: SocketAddr,
+    pub backend: SocketAddr,
     /// Index of the backend.
     pub backend_index: u16,
+    /// Slot of the cluster.
+    pub cluster: u16,
+    pub forwarding: Forwarding,
     pub state: FlowState,
     pub generation: u32,
-    /// Since the client's last packet.
+    /// Since the first SYN.
+    pub age: Duration,
+    /// Since the last packet of either side; in `dsr` of the client.
     pub idle: Duration,
+    /// Its client's packets are dropped at the moment.
+    pub held: bool,
     pub client_packets: u32,
     pub client_bytes: u64,
+    /// From the backend; not seen in `dsr`.
+    pub server_packets: u32,
+    pub server_bytes: u64,
 }
 
 /// Flows at one moment.
@@ -35,177 +45,257 @@ pub struct FlowCounts {
     pub half_open: u64,
 }
 
+/// Which flows to list; `None` matches all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlowFilter {
+    pub backend: Option<u16>,
+    /// Slot of the cluster.
+    pub cluster: Option<u16>,
+    pub state: Option<FlowState>,
+}
+
+impl FlowFilter {
+    fn matches(&self, entry: &AnyEntry) -> bool {
+        self.backend.is_none_or(|backend| backend == entry.backend)
+            && self.cluster.is_none_or(|cluster| cluster == entry.cluster)
+            && self.state.is_none_or(|state| state as u8 == entry.state)
+    }
+}
+
 /// How long a flow may be silent before its entries are removed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SweepLimits {
     pub half_open: Duration,
     pub established: Duration,
     pub closing: Duration,
 }
 
+impl SweepLimits {
+    fn of(&self, state: u8) -> Duration {
+        match FlowState::from_byte(state) {
+            Some(FlowState::HalfOpen) => self.half_open,
+            Some(FlowState::Established) => self.established,
+            Some(FlowState::Closing) | None => self.closing,
+        }
+    }
+}
+
+/// Where the sweep of each table is.
+#[derive(Debug, Default)]
+pub(super) struct SweepPositions([Position; TABLES]);
+
 /// A flow that was taken out of the tables, with all that is needed to tell both ends.
 #[derive(Clone, Debug)]
 pub struct EndedFlow {
-    pub client_key: FlowKey,
-    pub client: FlowEntry,
-    /// The reply direction's entry; missing when only half of the flow was left.
-    pub reply: Option<FlowEntry>,
+    pub id: FlowId,
+    pub client: AnyEntry,
+    /// The reply direction's entry; missing in `dsr`, and when only half of the flow was left.
+    pub reply: Option<AnyEntry>,
 }
 
+/// Source and destination of a packet.
+pub type Ends = (SocketAddr, SocketAddr);
+
+impl EndedFlow {
+    /// Ends of packets to the client.
+    pub fn towards_client(&self) -> Ends {
+        (socket(self.id.dst, self.id.dst_port), socket(self.id.src, self.id.src_port))
+    }
+
+    /// Ends of packets to the backend.
+    pub fn towards_backend(&self) -> Ends {
+        let rewrite = self.client.rewrite;
+        (socket(rewrite.src, rewrite.src_port), socket(rewrite.dst, rewrite.dst_port))
+    }
+}
+
+/// Two families, and in each flows and half-open connections.
+const TABLES: usize = 4;
+
 impl DataPlane {
-    /// Calls `each` with the client entry of every connection in a table.
-    fn for_each_client(
-        &self,
-        table: Table,
-        mut each: impl FnMut(FlowKey, FlowEntry),
-    ) -> Result<(), Error> {
-        let (fd, name) = match table {
-            Table::HalfOpen => (&self.half_open_fd, names::HALF_OPEN),
-            Table::Flows => (&self.flows_fd, names::FLOWS),
-        };
-        batch::for_each::<FlowKey, FlowEntry>(fd.as_fd(), |key, entry| {
-            if entry.direction == Direction::Client as u8 {
-                each(key, entry);
-            }
-        })
-        .map_err(|source| Error::Read { map: name, source })
+    /// Half-open connections first: one that is promoted meanwhile is then found in the flow table.
+    fn tables(&self) -> [&dyn FlowTable; TABLES] {
+        [&self.half_open, &self.half_open6, &self.flows, &self.flows6]
+    }
+
+    fn tables_mut(&mut self) -> [&mut dyn FlowTable; TABLES] {
+        [&mut self.half_open, &mut self.half_open6, &mut self.flows, &mut self.flows6]
     }
 
     pub fn flow_counts(&self) -> Result<FlowCounts, Error> {
         let mut counts = FlowCounts::default();
-        self.for_each_client(Table::HalfOpen, |_, _| counts.half_open += 1)?;
-        self.for_each_client(Table::Flows, |_, entry| {
-            counts.total += 1;
-            *counts.by_backend.entry(entry.backend).or_default() += 1;
-        })?;
+        for table in [&self.half_open as &dyn FlowTable, &self.half_open6] {
+            table.for_each(&mut |_, _| counts.half_open += 1)?;
+        }
+        for table in [&self.flows as &dyn FlowTable, &self.flows6] {
+            table.for_each(&mut |_, entry| {
+                counts.total += 1;
+                *counts.by_backend.entry(entry.backend).or_default() += 1;
+            })?;
+        }
         Ok(counts)
     }
 
     /// Lists flows, at most `limit`; the second value counts those that match.
-    pub fn list_flows(
-        &self,
-        backend: Option<u16>,
-        limit: usize,
-    ) -> Result<(Vec<Flow>, u64), Error> {
-        let now = self.clock()?.jiffies as u32;
-        let hz = self.hz()?;
-        let mut flows = Vec::new();
+    pub fn list_flows(&self, filter: FlowFilter, limit: usize) -> Result<(Vec<Flow>, u64), Error> {
+        let mut found = Vec::new();
         let mut matching = 0;
-        let mut list = |key: FlowKey, entry: FlowEntry| {
-            let Some(state) = FlowState::from_byte(entry.state) else { return };
-            if backend.is_some_and(|wanted| wanted != entry.backend) {
-                return;
-            }
-            matching += 1;
-            if flows.len() < limit {
-                flows.push(Flow {
-                    client: socket(key.src, key.src_port),
-                    vip: socket(key.dst, key.dst_port),
-                    snat: socket(entry.rewrite.src, entry.rewrite.src_port),
-                    backend: socket(entry.rewrite.dst, entry.rewrite.dst_port),
-                    backend_index: entry.backend,
-                    state,
-                    generation: entry.generation,
-                    idle: idle(now, entry.last_seen, hz),
-                    client_packets: entry.packets,
-                    client_bytes: entry.bytes,
-                });
-            }
-        };
-        for table in Table::ALL {
-            self.for_each_client(table, &mut list)?;
+        for table in self.tables() {
+            table.for_each(&mut |id, entry| {
+                if filter.matches(&entry) {
+                    matching += 1;
+                    if found.len() < limit {
+                        found.push((id, entry));
+                    }
+                }
+            })?;
         }
+        let now = self.clock()?;
+        let hz = self.hz()?;
+        let mut flows: Vec<Flow> = found
+            .into_iter()
+            .filter_map(|(id, client)| {
+                let reply = self.reply(&client, &id);
+                let held = self.held_until(&id) > now.monotonic_ns;
+                flow(id, &client, reply.as_ref(), held, now.jiffies as u32, hz)
+            })
+            .collect();
         flows.sort_by_key(|flow| flow.client);
         Ok((flows, matching))
+    }
+
+    /// Whether the last payload of a flow went from server to client, as far as can be seen; `None` if there is no such flow.
+    pub fn is_answered(&self, id: &FlowId) -> Option<bool> {
+        let table: &dyn FlowTable = if self.flows6.is_for(id) { &self.flows6 } else { &self.flows };
+        let client = table.get(id)?;
+        let reply = table.get(&client.peer_key()).filter(|reply| reply.rewrite.is_reverse_of(id));
+        Some(client.answered(reply.as_ref()))
+    }
+
+    fn reply(&self, client: &AnyEntry, id: &FlowId) -> Option<AnyEntry> {
+        let key = client.peer_key();
+        let mut tables = self.tables().into_iter().filter(|table| table.is_for(&key));
+        tables.find_map(|table| table.get(&key).filter(|reply| reply.rewrite.is_reverse_of(id)))
     }
 
     /// Takes every flow that `which` picks out of the tables and returns them. Their next packets are strays, which the
     /// program answers with RST.
     pub fn take_flows(
         &mut self,
-        which: impl Fn(&FlowEntry) -> bool,
-    ) -> Result<Vec<EndedFlow>, Error> {
-        self.take_where(|client, _| which(client))
-    }
-
-    /// Removes flows that were silent for longer than their state's limit. Returns how many.
-    pub fn sweep(&mut self, limits: SweepLimits) -> Result<usize, Error> {
-        let now = self.clock()?.jiffies as u32;
-        let hz = self.hz()?;
-        let expired = |entry: &FlowEntry| {
-            let limit = match FlowState::from_byte(entry.state) {
-                Some(FlowState::HalfOpen) => limits.half_open,
-                Some(FlowState::Established) => limits.established,
-                Some(FlowState::Closing) | None => limits.closing,
-            };
-            idle(now, entry.last_seen, hz) > limit
-        };
-        // The server may have been the one that talked.
-        let swept =
-            self.take_where(|client, reply| expired(client) && reply.is_none_or(expired))?;
-        Ok(swept.len())
-    }
-
-    /// Half-open connections first: one that is promoted meanwhile is then found in the flow table.
-    fn take_where(
-        &mut self,
-        which: impl Fn(&FlowEntry, Option<&FlowEntry>) -> bool,
+        which: impl Fn(&AnyEntry) -> bool,
     ) -> Result<Vec<EndedFlow>, Error> {
         let mut taken = Vec::new();
-        for table in Table::ALL {
+        for table in self.tables_mut() {
             let mut picked = Vec::new();
-            self.for_each_client(table, |key, entry| {
-                // Judged again below, with its reply entry.
-                if which(&entry, None) {
-                    picked.push(key);
+            table.for_each(&mut |id, entry| {
+                if which(&entry) {
+                    picked.push(id);
                 }
             })?;
-            taken.extend(picked.into_iter().filter_map(|key| self.take(table, key, &which)));
+            let still = |client: &AnyEntry, _: Option<&AnyEntry>| which(client);
+            taken.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
         }
         Ok(taken)
     }
 
-    /// Takes one flow, judged as it is now: packets went on since the scan, and the client's port may be another flow's.
-    fn take(
-        &mut self,
-        table: Table,
-        client_key: FlowKey,
-        which: impl Fn(&FlowEntry, Option<&FlowEntry>) -> bool,
-    ) -> Option<EndedFlow> {
-        let map = match table {
-            Table::HalfOpen => &mut self.half_open,
-            Table::Flows => &mut self.flows,
+    /// Takes one flow out of the tables, if it is there.
+    pub fn take_flow(&mut self, id: FlowId) -> Option<EndedFlow> {
+        let tables = self.tables_mut().into_iter();
+        tables.filter(|table| table.is_for(&id)).find_map(|table| take(table, id, |_, _| true))
+    }
+
+    /// Looks at some thousand entries of each table and removes the flows that were silent for longer than `limits` of their cluster's slot
+    /// say. Called again and again, it goes through all of them. Returns those that it removed.
+    pub fn sweep(&mut self, limits: impl Fn(u16) -> SweepLimits) -> Result<Vec<EndedFlow>, Error> {
+        let now = self.clock()?.jiffies as u32;
+        let hz = self.hz()?;
+        let expired = |entry: &AnyEntry| {
+            idle(now, entry.last_seen, hz) > limits(entry.cluster).of(entry.state)
         };
-        let client = map.get(&client_key, 0).ok()?;
-        let peer_key = client.peer_key();
-        // A half-open connection's reply entry may be evicted, and its port another's by now.
-        let reply =
-            map.get(&peer_key, 0).ok().filter(|reply| reply.rewrite == client_key.reversed());
-        if !which(&client, reply.as_ref()) {
-            return None;
+        let mut swept = Vec::new();
+        let mut positions = std::mem::take(&mut self.sweep_positions);
+        for (table, position) in self.tables_mut().into_iter().zip(&mut positions.0) {
+            let mut picked = Vec::new();
+            table.some(position, &mut |id, entry| {
+                if expired(&entry) {
+                    picked.push(id);
+                }
+            })?;
+            // The server may have been the one that talked.
+            let still = |client: &AnyEntry, reply: Option<&AnyEntry>| {
+                expired(client) && reply.is_none_or(expired)
+            };
+            swept.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
         }
-        // Entries that are gone by now are what we want.
-        _ = map.remove(&client_key);
-        if reply.is_some() {
-            _ = map.remove(&peer_key);
-        }
-        Some(EndedFlow { client_key, client, reply })
+        self.sweep_positions = positions;
+        Ok(swept)
+    }
+
+    /// Lets the packets of a connection of the host's own pass that is open inside `snat_ports`.
+    pub fn protect_host_connection(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), Error> {
+        let key = super::tables::key(remote, local);
+        if self.flows6.is_for(&key) { self.flows6.protect(&key) } else { self.flows.protect(&key) }
+    }
+
+    /// Flows, and half-open connections, that there may be at a time; for each family.
+    pub fn capacities(&self) -> (u32, u32) {
+        (self.flows.capacity / 2, self.half_open.capacity / 2)
     }
 }
 
-/// The two tables that connections live in.
-#[derive(Clone, Copy, Debug)]
-enum Table {
-    HalfOpen,
-    Flows,
+/// Takes one flow, judged as it is now: packets went on since the scan, and the client's port may be another flow's.
+fn take(
+    table: &mut dyn FlowTable,
+    id: FlowId,
+    which: impl Fn(&AnyEntry, Option<&AnyEntry>) -> bool,
+) -> Option<EndedFlow> {
+    let client = table.get(&id)?;
+    let peer_key = client.peer_key();
+    // A half-open connection's reply entry may be evicted, and its port another's by now.
+    let reply = table.get(&peer_key).filter(|reply| reply.rewrite.is_reverse_of(&id));
+    if !which(&client, reply.as_ref()) {
+        return None;
+    }
+    table.remove(&id);
+    if reply.is_some() {
+        table.remove(&peer_key);
+    }
+    Some(EndedFlow { id, client, reply })
 }
 
-impl Table {
-    const ALL: [Self; 2] = [Self::HalfOpen, Self::Flows];
-}
-
-fn socket(address: Ipv4Be, port: PortBe) -> SocketAddrV4 {
-    SocketAddrV4::new(address.0.into(), port.host())
+fn flow(
+    id: FlowId,
+    client: &AnyEntry,
+    reply: Option<&AnyEntry>,
+    held: bool,
+    now: u32,
+    hz: u32,
+) -> Option<Flow> {
+    let idle_server = reply.map_or(Duration::MAX, |reply| idle(now, reply.last_seen, hz));
+    let forwarding = Forwarding::from_byte(client.forwarding)?;
+    Some(Flow {
+        id,
+        client: socket(id.src, id.src_port),
+        vip: socket(id.dst, id.dst_port),
+        source: socket(client.rewrite.src, client.rewrite.src_port),
+        backend: socket(client.rewrite.dst, client.rewrite.dst_port),
+        backend_index: client.backend,
+        cluster: client.cluster,
+        forwarding,
+        state: FlowState::from_byte(client.state)?,
+        generation: client.generation,
+        age: idle(now, client.opened, hz),
+        idle: idle(now, client.last_seen, hz).min(idle_server),
+        held,
+        client_packets: client.packets,
+        client_bytes: client.bytes(),
+        server_packets: reply.map_or(0, |reply| reply.packets),
+        server_bytes: reply.map_or(0, AnyEntry::bytes),
+    })
 }
 
 /// Time between two readings of the low half of the kernel's tick counter; a tick ahead of us counts as none.

@@ -14,11 +14,14 @@ use aya::{
         links::{FdLink, PinnedLink},
         xdp::{XdpLink, XdpMode},
     },
+    util::KernelVersion,
 };
 use nix::mount::MsFlags;
 use pairflip_common::{ABI_VERSION, names, route::Settings};
 
-use super::{DataPlane, kernel::Lacking, object, route_tables};
+use super::{
+    DataPlane, flow_table::Table, flows::SweepPositions, kernel::Lacking, object, route_tables,
+};
 
 /// What the data plane needs to know to load.
 #[derive(Clone, Debug)]
@@ -96,6 +99,15 @@ pub enum Error {
     Map { map: &'static str, source: aya::maps::MapError },
     #[error("reading map {map}: {source}")]
     Read { map: &'static str, source: io::Error },
+    #[error(
+        "a network with more than two VLAN tags: not supported; put the VIP or the backend on another network"
+    )]
+    Tags,
+    #[error(
+        "{wanted} allowed networks, and the table takes {}; join networks, or leave the fine filtering to a firewall",
+        pairflip_common::route::ALLOW_MAX
+    )]
+    TooManyNetworks { wanted: usize },
     #[error(transparent)]
     Slots(#[from] super::SlotError),
 }
@@ -115,6 +127,8 @@ impl Error {
             | Self::Pin { .. }
             | Self::Map { .. }
             | Self::Read { .. }
+            | Self::Tags
+            | Self::TooManyNetworks { .. }
             | Self::Slots(_) => false,
         }
     }
@@ -138,19 +152,25 @@ impl DataPlane {
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries(names::FLOWS, options.flows_max.saturating_mul(2))
-            .map_max_entries(names::HALF_OPEN, options.half_open_max.saturating_mul(2));
+            .map_max_entries(names::FLOWS6, options.flows_max.saturating_mul(2))
+            .map_max_entries(names::HALF_OPEN, options.half_open_max.saturating_mul(2))
+            .map_max_entries(names::HALF_OPEN6, options.half_open_max.saturating_mul(2));
         for name in names::PINNED {
             loader.map_pin_path(name, options.bpffs.join(name));
         }
         let mut ebpf =
             loader.load(object()).map_err(|source| Error::Load { source: Box::new(source) })?;
-        load_program(&mut ebpf, names::PROGRAM)?;
+        let program = if takes_several_buffers() { names::PROGRAM_FRAGS } else { names::PROGRAM };
+        load_program(&mut ebpf, program)?;
         load_program(&mut ebpf, names::PROGRAM_CLOCK)?;
         if options.all_programs {
+            if program != names::PROGRAM {
+                load_program(&mut ebpf, names::PROGRAM)?;
+            }
             load_program(&mut ebpf, names::PROGRAM_TX)?;
             load_program(&mut ebpf, names::PROGRAM_BENCH)?;
         }
-        let mut dataplane = Self::from_ebpf(ebpf, adopted)?;
+        let mut dataplane = Self::from_ebpf(ebpf, program, adopted)?;
         dataplane.init_settings()?;
         dataplane.pin_program(&options.bpffs)?;
         for interface in &options.interfaces {
@@ -160,29 +180,39 @@ impl DataPlane {
         Ok(dataplane)
     }
 
-    fn from_ebpf(mut ebpf: Ebpf, adopted: bool) -> Result<Self, Error> {
+    fn from_ebpf(mut ebpf: Ebpf, program: &'static str, adopted: bool) -> Result<Self, Error> {
         macro_rules! map {
             ($name:expr) => {{
                 let map = ebpf.take_map($name).ok_or(Error::Missing($name))?;
                 map.try_into().map_err(|source| Error::Map { map: $name, source })?
             }};
         }
-        let flows_fd = fd(&ebpf, names::FLOWS)?;
-        let half_open_fd = fd(&ebpf, names::HALF_OPEN)?;
+        macro_rules! table {
+            ($name:expr, $is_v6:expr) => {{
+                let (fd, capacity) = describe(&ebpf, $name)?;
+                Table { map: map!($name), fd, name: $name, capacity, is_v6: $is_v6 }
+            }};
+        }
         Ok(Self {
-            flows_fd,
-            half_open_fd,
-            flows: map!(names::FLOWS),
-            half_open: map!(names::HALF_OPEN),
+            flows: table!(names::FLOWS, false),
+            flows6: table!(names::FLOWS6, true),
+            half_open: table!(names::HALF_OPEN, false),
+            half_open6: table!(names::HALF_OPEN6, true),
+            holds: map!(names::HOLDS),
+            allow: map!(names::ALLOW),
             clusters: map!(names::CLUSTERS),
             vips: map!(names::VIPS),
             backends: map!(names::BACKENDS),
             backend_ids: map!(names::BACKEND_IDS),
             devices: map!(names::DEVICES),
+            networks: map!(names::NETWORKS),
             filter: map!(names::FILTER),
             settings: map!(names::SETTINGS),
             counters: map!(names::COUNTERS),
             scratch: map!(names::SCRATCH),
+            flow_log: Some(map!(names::FLOW_LOG)),
+            sweep_positions: SweepPositions::default(),
+            program,
             ebpf,
             attachments: Vec::new(),
             adopted,
@@ -193,7 +223,7 @@ impl DataPlane {
         let path = bpffs.join("program");
         let pin_error = |reason: String| Error::Pin { path: path.clone(), reason };
         remove_if_there(&path).map_err(|source| pin_error(source.to_string()))?;
-        let program = xdp(&mut self.ebpf, names::PROGRAM)?;
+        let program = xdp(&mut self.ebpf, self.program)?;
         program.pin(&path).map_err(|source| pin_error(source.to_string()))
     }
 
@@ -237,7 +267,7 @@ impl DataPlane {
         let link = PinnedLink::from_pin(pin).map_err(|source| error(source.to_string()))?;
         let link =
             XdpLink::try_from(FdLink::from(link)).map_err(|source| error(source.to_string()))?;
-        let program = xdp(&mut self.ebpf, names::PROGRAM)?;
+        let program = xdp(&mut self.ebpf, self.program)?;
         program.attach_to_link(link).map_err(|source| error(explain(&source)))?;
         Ok(())
     }
@@ -248,7 +278,7 @@ impl DataPlane {
             mode: mode.name(),
             reason,
         };
-        let program = xdp(&mut self.ebpf, names::PROGRAM)?;
+        let program = xdp(&mut self.ebpf, self.program)?;
         let flags = match mode {
             Mode::Native => XdpMode::Driver,
             Mode::Generic => XdpMode::Skb,
@@ -306,12 +336,20 @@ fn link_pin(bpffs: &Path, interface: &str, mode: Mode) -> PathBuf {
     bpffs.join(format!("link-{}-{}", mode.name(), interface.replace('.', ":")))
 }
 
-/// A descriptor of our own of a hash map: aya's typed maps do not lend theirs.
-fn fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+/// A descriptor of our own of a hash map, since aya's typed maps do not lend theirs, and how many entries it takes.
+fn describe(ebpf: &Ebpf, name: &'static str) -> Result<(OwnedFd, u32), Error> {
     let (Some(Map::HashMap(data)) | Some(Map::LruHashMap(data))) = ebpf.map(name) else {
         return Err(Error::Missing(name));
     };
-    data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::Read { map: name, source })
+    let capacity = data.info().map_err(|source| Error::Map { map: name, source })?.max_entries();
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    Ok((fd.map_err(|source| Error::Read { map: name, source })?, capacity))
+}
+
+/// Whether this kernel knows programs for packets that lie in several buffers: drivers ask for them where an interface's MTU is larger
+/// than a page has room for.
+fn takes_several_buffers() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0))
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {

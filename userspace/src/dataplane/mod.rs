@@ -2,31 +2,42 @@
 //!
 //! The only module that names aya. It holds no opinion: what to route where is decided in `pairflip_policy`.
 
+mod address;
 mod batch;
 mod choice;
+mod flow_log;
+mod flow_table;
 mod flows;
+mod holds;
 mod kernel;
 mod load;
 mod route_tables;
 mod slots;
 mod tables;
 
-pub use choice::choice;
-pub use flows::{EndedFlow, Flow, FlowCounts, SweepLimits};
+pub use choice::{Choice, choice};
+pub use flow_log::{FlowLine, FlowLog};
+pub use flow_table::{AnyEntry, FlowId};
+pub use flows::{EndedFlow, Ends, Flow, FlowCounts, FlowFilter, SweepLimits};
+pub use holds::{HOLD_MAX, PAUSE_MAX};
 pub use kernel::Lacking;
 pub use load::{Attachment, Error, LoadOptions, Mode, unload};
 pub use slots::{SlotError, assign};
-pub use tables::{BackendPath, RouteChange};
+pub use tables::{BackendPath, ClientNetwork, Denial, Network, RouteChange, RouteTarget};
 
-use std::os::fd::OwnedFd;
-
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, ProgramArray};
-use pairflip_common::{
-    bench::BenchPacket,
-    flow::{FlowEntry, FlowKey},
-    names,
-    route::{Backend, BackendKey, Device, Route, Scratch, Settings, VipKey, VipRoute},
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, ProgramArray, RingBuf,
 };
+use pairflip_common::{
+    be::{Ipv4Be, Ipv6Be},
+    bench::BenchPacket,
+    names,
+    route::{
+        Allow, Backend, BackendKey, Device, NetworkKey, Route, Scratch, Settings, VipKey, VipRoute,
+    },
+};
+
+use self::{flow_table::Table, flows::SweepPositions};
 
 /// The kernel object, built by `build.rs`. Aligned as the ELF parser wants its input.
 #[repr(C, align(8))]
@@ -41,20 +52,27 @@ pub fn object() -> &'static [u8] {
 
 /// A loaded and attached data plane.
 pub struct DataPlane {
-    /// For batch operations, which aya does not have.
-    flows_fd: OwnedFd,
-    half_open_fd: OwnedFd,
-    flows: HashMap<MapData, FlowKey, FlowEntry>,
-    half_open: HashMap<MapData, FlowKey, FlowEntry>,
+    flows: Table<Ipv4Be>,
+    flows6: Table<Ipv6Be>,
+    half_open: Table<Ipv4Be>,
+    half_open6: Table<Ipv6Be>,
+    holds: HashMap<MapData, FlowId, u64>,
+    allow: LpmTrie<MapData, Allow, u32>,
     clusters: ArrayOfMaps<MapData, Array<MapData, Route>>,
     vips: HashMap<MapData, VipKey, VipRoute>,
     backends: Array<MapData, Backend>,
     backend_ids: HashMap<MapData, BackendKey, u32>,
     devices: Array<MapData, Device>,
+    networks: HashMap<MapData, NetworkKey, u32>,
     filter: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, u64>,
     scratch: PerCpuArray<MapData, Scratch>,
+    /// `None` once somebody reads it.
+    flow_log: Option<RingBuf<MapData>>,
+    sweep_positions: SweepPositions,
+    /// Name of the program that is attached.
+    program: &'static str,
     /// Keeps program and links open; the bpffs pins keep them alive without us.
     ebpf: aya::Ebpf,
     attachments: Vec<Attachment>,
@@ -73,7 +91,7 @@ impl DataPlane {
 
     /// The loaded program, for the kernel's test-run.
     pub fn program(&self) -> Option<&aya::programs::Xdp> {
-        self.test_program(names::PROGRAM)
+        self.test_program(self.program)
     }
 
     /// Makes `program` the one that the benchmark's packet source calls, with `packet` as its packet.

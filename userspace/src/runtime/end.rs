@@ -2,25 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use pairflip_common::{
-    be::Mac,
-    flow::{FlowEntry, FlowKey, FlowState},
+use pairflip_common::flow::FlowState;
+
+use crate::{
+    dataplane::{AnyEntry, EndedFlow, Ends},
+    net::frames::{Rst, VlanTag},
 };
 
-use crate::{dataplane::EndedFlow, net::frames::Rst};
-
 /// How frames reach one backend or one client.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Hop {
     pub(super) ifindex: u32,
     pub(super) own_mac: [u8; 6],
     pub(super) peer_mac: [u8; 6],
+    pub(super) tags: Vec<VlanTag>,
 }
 
-/// Where to send what: hops to backends by index, own address and index of the clients' interfaces by slot.
+/// A network on the clients' side.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Device {
+    pub(super) ifindex: u32,
+    pub(super) own_mac: [u8; 6],
+    pub(super) tags: Vec<VlanTag>,
+}
+
+/// Where to send what: hops to backends by index, networks of clients by slot.
 pub(super) struct Hops<'a> {
     pub(super) backends: &'a BTreeMap<u16, Hop>,
-    pub(super) devices: &'a BTreeMap<u16, (u32, [u8; 6])>,
+    pub(super) devices: &'a BTreeMap<u16, Device>,
 }
 
 /// Returns the frames that end `flow` on both sides, each with the interface it leaves by.
@@ -38,12 +47,12 @@ pub(super) fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
         } else {
             (candidates(flow.reply.map(|reply| reply.seq_next), flow.client.ack), None)
         };
-        push(&mut frames, hop, flow.client_key.reversed(), &numbers, ack);
+        push(&mut frames, &hop, flow.towards_client(), &numbers, ack);
     }
     if let Some(hop) = hops.backends.get(&flow.client.backend) {
         let acked = flow.reply.map(|reply| reply.ack).filter(|ack| *ack != 0);
         let numbers = candidates(acked, flow.client.seq_next);
-        push(&mut frames, *hop, flow.client.rewrite, &numbers, None);
+        push(&mut frames, hop, flow.towards_backend(), &numbers, None);
     }
     frames
 }
@@ -54,29 +63,33 @@ fn candidates(other: Option<u32>, sure: u32) -> Vec<u32> {
     numbers
 }
 
-fn client_hop(client: &FlowEntry, hops: &Hops<'_>) -> Option<Hop> {
-    let (ifindex, own_mac) = *hops.devices.get(&client.client_device)?;
-    let Mac(peer_mac) = client.client_mac;
-    Some(Hop { ifindex, own_mac, peer_mac })
+fn client_hop(client: &AnyEntry, hops: &Hops<'_>) -> Option<Hop> {
+    let device = hops.devices.get(&client.client_device)?;
+    Some(Hop {
+        ifindex: device.ifindex,
+        own_mac: device.own_mac,
+        peer_mac: client.client_mac.octets(),
+        tags: device.tags.clone(),
+    })
 }
 
 fn push(
     frames: &mut Vec<(u32, Vec<u8>)>,
-    hop: Hop,
-    key: FlowKey,
+    hop: &Hop,
+    (src, dst): Ends,
     numbers: &[u32],
     ack: Option<u32>,
 ) {
-    for seq in numbers {
+    frames.extend(numbers.iter().filter_map(|seq| {
         let reset = Rst {
             src_mac: hop.own_mac,
             dst_mac: hop.peer_mac,
-            tags: Vec::new(),
-            src: (key.src.0, key.src_port.host()).into(),
-            dst: (key.dst.0, key.dst_port.host()).into(),
+            tags: hop.tags.clone(),
+            src,
+            dst,
             seq: *seq,
             ack,
         };
-        frames.extend(reset.to_frame().map(|frame| (hop.ifindex, frame)));
-    }
+        Some((hop.ifindex, reset.to_frame()?))
+    }));
 }

@@ -2,28 +2,38 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{Runtime, end::Hop, v4};
+use pairflip_common::flow::Forwarding;
+
+use super::{
+    Runtime,
+    end::{Device, Hop},
+};
 use crate::{
     config::{self, Announce},
-    dataplane::BackendPath,
+    dataplane::{self, BackendPath, ClientNetwork},
     net::{
         announce::{self, Placed},
-        links::{self, Interface, NextHop},
+        frames::VlanTag,
+        links::{self, Interface, Network, NextHop},
     },
     state::PlacedVip,
 };
 
 impl Runtime {
-    /// Writes the paths to all backends as the network has them now. A backend that cannot be reached keeps its last path.
+    /// Writes the networks of clients and the paths to all backends as they are now. A backend that cannot be reached keeps its
+    /// last path.
     pub(super) fn follow_network(&mut self) {
-        let next_hops = self.network.borrow_and_update().next_hops.clone();
+        let network = self.network.borrow_and_update().clone();
+        if let Err(error) = self.set_networks(&network) {
+            tracing::error!(%error, "writing the clients' networks; the last ones stay in use");
+        }
         for (backend, address) in self.ids.backends.clone() {
-            match next_hops.get(&IpAddr::V4(*address.ip())) {
+            match network.next_hops.get(&address.ip()) {
                 Some(Ok(hop)) => self.set_path(backend.0, address, hop),
                 Some(Err(reason)) => {
                     tracing::warn!(backend = %address, reason, "no route to the backend; its last path stays in use");
@@ -35,6 +45,32 @@ impl Runtime {
         }
     }
 
+    fn set_networks(&mut self, network: &Network) -> Result<(), dataplane::Error> {
+        let bare = network.interfaces.values().map(|interface| {
+            let device =
+                Device { ifindex: interface.ifindex, own_mac: interface.mac, tags: Vec::new() };
+            (device, interface.mtu)
+        });
+        let vlans = network.vlans.iter().map(|vlan| {
+            let device =
+                Device { ifindex: vlan.ifindex, own_mac: vlan.mac, tags: vlan.tags.clone() };
+            (device, vlan.mtu)
+        });
+        let found: Vec<(Device, u32)> = bare.chain(vlans).collect();
+        let networks: Vec<ClientNetwork> = found
+            .iter()
+            .map(|(device, mtu)| ClientNetwork {
+                ifindex: device.ifindex,
+                mac: device.own_mac,
+                mtu: *mtu,
+                tags: tags(&device.tags),
+            })
+            .collect();
+        let slots = self.dataplane.set_networks(&networks)?;
+        self.devices = slots.into_iter().zip(found.into_iter().map(|(device, _)| device)).collect();
+        Ok(())
+    }
+
     fn set_path(&mut self, index: u16, address: SocketAddr, hop: &NextHop) {
         let Some(cluster) = self
             .config
@@ -44,32 +80,24 @@ impl Runtime {
         else {
             return;
         };
-        let IpAddr::V4(source) = hop.source else {
-            tracing::error!(backend = %address, source = %hop.source, "the kernel reaches the backend from an IPv6 address; please report this");
-            return;
+        let forwarding = forwarding(cluster.forwarding);
+        let snat_addresses = match forwarding {
+            Forwarding::Snat if cluster.snat_addresses.is_empty() => vec![hop.source],
+            Forwarding::Snat => cluster.snat_addresses.clone(),
+            Forwarding::Dnat | Forwarding::Dsr => Vec::new(),
         };
-        if !hop.tags.is_empty() {
-            tracing::warn!(
-                backend = %address,
-                ifindex = hop.ifindex,
-                tags = ?hop.tags,
-                "the backend is behind a VLAN device; its last path stays in use; add the VLAN device to daemon.interfaces"
-            );
-            return;
-        }
         let path = BackendPath {
-            address: v4_address,
+            address,
+            forwarding,
             ifindex: hop.ifindex,
             own_mac: hop.own_mac,
             next_hop_mac: hop.next_hop_mac,
-            snat_addresses: if cluster.snat_addresses.is_empty() {
-                vec![source]
-            } else {
-                snat_addresses
-            },
+            tags: tags(&hop.tags),
+            mtu: hop.mtu,
+            snat_addresses,
             snat_ports: (cluster.snat_ports.min, cluster.snat_ports.max),
         };
-        if !self.devices.values().any(|(ifindex, _)| *ifindex == hop.ifindex) {
+        if !self.devices.values().any(|device| device.ifindex == hop.ifindex) {
             tracing::warn!(
                 backend = %address,
                 ifindex = hop.ifindex,
@@ -82,8 +110,13 @@ impl Runtime {
         }
         match hop.next_hop_mac {
             Some(peer_mac) => {
-                let new = Hop { ifindex: hop.ifindex, own_mac: hop.own_mac, peer_mac };
-                if self.hops.insert(index, new) != Some(new) {
+                let new = Hop {
+                    ifindex: hop.ifindex,
+                    own_mac: hop.own_mac,
+                    peer_mac,
+                    tags: hop.tags.clone(),
+                };
+                if self.hops.insert(index, new.clone()).as_ref() != Some(&new) {
                     tracing::info!(backend = %address, ifindex = hop.ifindex, via = %mac(peer_mac), "path to the backend");
                 }
             }
@@ -102,11 +135,37 @@ impl Runtime {
                     pairflip_policy::RouteId(route_index as u16),
                 );
                 if let Some(slot) = slot {
-                    // boundary
-                    self.dataplane.add_vip(v4::socket(route.vip)?, slot)?;
+                    self.dataplane.add_vip(route.vip, slot)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Says who may connect where, and what the program looks out for.
+    pub(super) fn publish_rules(&mut self) -> Result<()> {
+        let mut allowed = Vec::new();
+        for (cluster_index, cluster) in self.config.clusters.iter().enumerate() {
+            for (route_index, route) in cluster.routes.iter().enumerate() {
+                let slot = self.ids.route_slot(
+                    pairflip_policy::ClusterId(cluster_index as u16),
+                    pairflip_policy::RouteId(route_index as u16),
+                );
+                let networks: Vec<dataplane::Network> = route
+                    .allow
+                    .iter()
+                    .map(|network| (network.network(), network.prefix_len()))
+                    .collect();
+                allowed.extend(slot.map(|slot| (slot, networks)));
+            }
+        }
+        self.dataplane.set_allowed(&allowed)?;
+        let dnat = self
+            .config
+            .clusters
+            .iter()
+            .any(|cluster| cluster.forwarding == config::Forwarding::Dnat);
+        self.dataplane.set_features(dnat, self.config.daemon.flow_log)?;
         Ok(())
     }
 
@@ -137,10 +196,8 @@ impl Runtime {
         for vip in vips {
             match self.place(vip).await {
                 Ok(interface) => {
-                    // boundary
-                    let Ok(vip) = v4::address(vip) else { continue };
                     tokio::spawn(async move {
-                        if let Err(error) = announce::announce(&interface, vip.into()).await {
+                        if let Err(error) = announce::announce(&interface, vip).await {
                             tracing::error!(%vip, interface = interface.name, error = format!("{error:#}"), "announcing the VIP; clients may go on to another host until their ARP entry expires");
                         }
                     });
@@ -154,7 +211,7 @@ impl Runtime {
 
     async fn place(&mut self, address: IpAddr) -> Result<Interface> {
         let interface = self.interface_for(address).await?;
-        let placed = announce::place(&interface, address.into())
+        let placed = announce::place(&interface, address)
             .await
             .with_context(|| format!("putting {address} on {}", interface.name))?;
         let record = PlacedVip { address, interface: interface.name.clone() };
@@ -173,7 +230,7 @@ impl Runtime {
             return Ok(interface);
         }
         let interfaces = &self.config.daemon.interfaces;
-        let towards = announce::interface_towards(address.into(), interfaces).await;
+        let towards = announce::interface_towards(address, interfaces).await;
         match towards.context("looking for the interface that leads to the address")? {
             Some(interface) => Ok(interface),
             None => {
@@ -181,6 +238,18 @@ impl Runtime {
                 Ok(links::interface(first).await?)
             }
         }
+    }
+}
+
+fn tags(tags: &[VlanTag]) -> Vec<(u16, u16)> {
+    tags.iter().map(|tag| (tag.protocol, tag.id)).collect()
+}
+
+pub(super) fn forwarding(configured: config::Forwarding) -> Forwarding {
+    match configured {
+        config::Forwarding::Snat => Forwarding::Snat,
+        config::Forwarding::Dnat => Forwarding::Dnat,
+        config::Forwarding::Dsr => Forwarding::Dsr,
     }
 }
 

@@ -7,7 +7,10 @@ use pairflip_policy::{
     Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec, Share,
 };
 
-use crate::config::{self, Config, DrainMode};
+use crate::{
+    config::{self, Config, DrainMode},
+    dataplane::Choice,
+};
 
 /// The configured things by number.
 #[derive(Debug)]
@@ -31,6 +34,17 @@ impl Ids {
 
     pub(super) fn address(&self, backend: BackendId) -> Option<SocketAddr> {
         self.backends.get(&backend).copied()
+    }
+
+    /// Shares as the data plane wants them. A backend that is not configured takes none.
+    pub(super) fn choices(&self, shares: &[Share]) -> Vec<Choice> {
+        shares
+            .iter()
+            .filter_map(|share| {
+                let address = self.address(share.backend)?;
+                Some(Choice { backend: share.backend.0, address, weight: share.weight })
+            })
+            .collect()
     }
 
     /// The cluster's slot in the kernel's outer table; every route of a cluster has the same.

@@ -4,6 +4,7 @@
 //! answers the control socket, `status` describes it all.
 
 mod end;
+mod flow_log;
 mod host;
 mod ids;
 mod outputs;
@@ -12,7 +13,6 @@ mod restore;
 mod start;
 mod status;
 mod unload;
-mod v4;
 
 use std::{
     collections::BTreeMap,
@@ -29,17 +29,22 @@ use tokio::{
 };
 
 pub use self::unload::unload_offline;
-use self::{end::Hop, ids::Ids, requests::PendingFlips};
+use self::{
+    end::{Device, Hop},
+    ids::Ids,
+    requests::PendingFlips,
+};
 use crate::{
-    config::Config,
+    config::{Config, Timeouts},
     control,
     dataplane::{DataPlane, SweepLimits},
     net::{frames::FrameSender, links::Network},
     state::{State, StateDir},
 };
 
-/// How often silent flows are looked for. A sweep of a full table takes some tenths of a second, once in this time.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often some thousand flows are looked at for silent ones: a full table of 262 144 is gone through in about two minutes, and nobody waits
+/// for longer than some milliseconds.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -62,8 +67,8 @@ struct Runtime {
     pacers: BTreeMap<BackendId, Pacer>,
     /// How backends are reached, for the frames that end flows.
     hops: BTreeMap<u16, Hop>,
-    /// Index and address of each interface, by slot of the kernel's devices table.
-    devices: BTreeMap<u16, (u32, [u8; 6])>,
+    /// The networks of clients, by slot of the kernel's devices table.
+    devices: BTreeMap<u16, Device>,
     frames: FrameSender,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
@@ -203,14 +208,34 @@ impl Runtime {
     }
 
     fn sweep(&mut self) {
-        // boundary
-        let limits = v4::sweep_limits(&self.config);
-        match tokio::task::block_in_place(|| self.dataplane.sweep(limits)) {
-            Ok(0) => {}
-            Ok(swept) => tracing::debug!(swept, "removed silent flows"),
+        let limits: BTreeMap<u16, SweepLimits> = self.sweep_limits();
+        // Flows of a cluster that left the configuration: the defaults.
+        let of = |slot: u16| {
+            limits.get(&slot).copied().unwrap_or_else(|| sweep_limits(Timeouts::DEFAULT))
+        };
+        match tokio::task::block_in_place(|| self.dataplane.sweep(of)) {
+            Ok(swept) => {
+                for flow in &swept {
+                    self.log_ended(flow, "timeout");
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, "sweeping flows; silent ones keep their place in the table")
             }
         }
     }
+
+    fn sweep_limits(&self) -> BTreeMap<u16, SweepLimits> {
+        let clusters = self.config.clusters.iter().enumerate();
+        clusters
+            .filter_map(|(index, cluster)| {
+                let slot = self.ids.cluster_slot(pairflip_policy::ClusterId(index as u16))?;
+                Some((slot, sweep_limits(cluster.timeouts)))
+            })
+            .collect()
+    }
+}
+
+fn sweep_limits(Timeouts { half_open, established, closing }: Timeouts) -> SweepLimits {
+    SweepLimits { half_open, established, closing }
 }

@@ -10,10 +10,10 @@ use pairflip_policy::{
     PersistError, PersistReason, RouteTable, RouteTarget, Severity,
 };
 
-use super::{Runtime, end, v4};
+use super::{Runtime, end, host::forwarding};
 use crate::{
-    config::NoBackend,
-    dataplane::{self, RouteChange},
+    config::{Deny, NoBackend},
+    dataplane::{self, Denial, RouteChange},
     state::ClusterState,
 };
 
@@ -56,31 +56,30 @@ fn swap(
     cluster: ClusterId,
     table: &RouteTable,
 ) -> Result<(), dataplane::Error> {
-    let no_backend = runtime
-        .config
-        .clusters
-        .get(usize::from(cluster.0))
-        .map_or(NoBackend::Reset, |cluster| cluster.no_backend);
+    let configured = &runtime.config.clusters[usize::from(cluster.0)];
+    let no_backend = match configured.no_backend {
+        NoBackend::Reset => Denial::Reset,
+        NoBackend::Drop => Denial::Drop,
+    };
     let mut changes = BTreeMap::new();
-    for (index, target) in table.routes.iter().enumerate() {
+    for (index, (target, route)) in table.routes.iter().zip(&configured.routes).enumerate() {
         let Some(slot) = runtime.ids.route_slot(cluster, pairflip_policy::RouteId(index as u16))
         else {
             continue;
         };
-        let change = match target {
-            RouteTarget::Forward { backends } => RouteChange::Forward(
-                backends
-                    .iter()
-                    .filter_map(|share| {
-                        // boundary
-                        let address = runtime.ids.address(share.backend)?;
-                        Some((share.backend.0, v4::socket(address).ok()?))
-                    })
-                    .collect(),
-            ),
-            RouteTarget::Refuse { .. } => match no_backend {
-                NoBackend::Reset => RouteChange::Refuse,
-                NoBackend::Drop => RouteChange::Drop,
+        let target = match target {
+            RouteTarget::Forward { backends } => {
+                dataplane::RouteTarget::Forward(runtime.ids.choices(backends))
+            }
+            RouteTarget::Refuse { .. } => dataplane::RouteTarget::Deny(no_backend),
+        };
+        let change = RouteChange {
+            target,
+            forwarding: forwarding(configured.forwarding),
+            restricted: !route.allow.is_empty(),
+            deny: match route.deny {
+                Deny::Reset => Denial::Reset,
+                Deny::Drop => Denial::Drop,
             },
         };
         changes.insert(slot.route, change);

@@ -13,9 +13,12 @@ use pairflip_policy::{
 use tokio::sync::oneshot;
 
 use super::{Ended, Runtime, status};
-use crate::control::{
-    Request,
-    protocol::{self, ApiError, FlipDone, FlipRequest, Flow, Flows, FlowsQuery, Unloaded},
+use crate::{
+    control::{
+        Request,
+        protocol::{self, ApiError, FlipDone, FlipRequest, Flow, Flows, FlowsQuery, Unloaded},
+    },
+    dataplane::FlowFilter,
 };
 
 /// Flows listed when the request does not say how many.
@@ -95,31 +98,63 @@ impl Runtime {
             Some(address) => Some(self.backend_by_address(address)?),
             None => None,
         };
+        let cluster = match &query.cluster {
+            Some(name) => Some(self.cluster_slot_by_name(name)?),
+            None => None,
+        };
+        let state = match query.state.as_deref() {
+            Some(name) => Some(flow_state(name)?),
+            None => None,
+        };
+        let filter = FlowFilter { backend: backend.map(|backend| backend.0), cluster, state };
         let limit = query.limit.unwrap_or(FLOWS_LISTED).min(FLOWS_LISTED_MAX);
-        let (flows, total) = self
-            .dataplane
-            .list_flows(backend.map(|backend| backend.0), limit)
-            .map_err(|error| internal(&error))?;
+        let (flows, total) =
+            self.dataplane.list_flows(filter, limit).map_err(|error| internal(&error))?;
         let flows = flows
             .into_iter()
             .map(|flow| Flow {
                 client: flow.client.to_string(),
                 vip: flow.vip.to_string(),
-                snat: flow.snat.to_string(),
+                source: flow.source.to_string(),
                 backend: flow.backend.to_string(),
-                state: match flow.state {
-                    FlowState::HalfOpen => "half_open",
-                    FlowState::Established => "established",
-                    FlowState::Closing => "closing",
-                }
-                .to_owned(),
+                cluster: self.cluster_name(flow.cluster),
+                state: state_name(flow.state).to_owned(),
+                held: flow.held,
                 generation: flow.generation,
+                age_seconds: flow.age.as_secs_f64(),
                 idle_seconds: flow.idle.as_secs_f64(),
                 client_packets: flow.client_packets,
                 client_bytes: flow.client_bytes,
+                server_packets: flow.server_packets,
+                server_bytes: flow.server_bytes,
             })
             .collect();
         Ok(Flows { flows, total })
+    }
+
+    /// The name of the cluster with this slot; flows may be of one that left the configuration.
+    fn cluster_name(&self, slot: u16) -> String {
+        let mut clusters = self.config.clusters.iter().enumerate();
+        clusters
+            .find(|(index, _)| self.ids.cluster_slot(ClusterId(*index as u16)) == Some(slot))
+            .map_or_else(|| "-".to_owned(), |(_, cluster)| cluster.name.clone())
+    }
+
+    fn cluster_slot_by_name(&self, name: &str) -> Result<u16, ApiError> {
+        let clusters = &self.config.clusters;
+        clusters
+            .iter()
+            .position(|cluster| cluster.name == name)
+            .and_then(|index| self.ids.cluster_slot(ClusterId(index as u16)))
+            .ok_or_else(|| {
+                let names: Vec<&str> =
+                    clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+                ApiError::new(
+                    "unknown_cluster",
+                    format!("there is no cluster {name:?}"),
+                    format!("clusters are {}", names.join(", ")),
+                )
+            })
     }
 
     fn backend_by_address(&self, text: &str) -> Result<BackendId, ApiError> {
@@ -305,4 +340,23 @@ fn remedy(refused: &FlipRefused) -> &'static str {
         }
         FlipRefused::NotApplied { .. } => "look at the daemon's log; the old routes are in force",
     }
+}
+
+fn state_name(state: FlowState) -> &'static str {
+    match state {
+        FlowState::HalfOpen => "half_open",
+        FlowState::Established => "established",
+        FlowState::Closing => "closing",
+    }
+}
+
+fn flow_state(name: &str) -> Result<FlowState, ApiError> {
+    let states = [FlowState::HalfOpen, FlowState::Established, FlowState::Closing];
+    states.into_iter().find(|state| state_name(*state) == name).ok_or_else(|| {
+        ApiError::new(
+            "unknown_state",
+            format!("{name:?} is no state of a flow"),
+            format!("states are {}", states.map(state_name).join(", ")),
+        )
+    })
 }

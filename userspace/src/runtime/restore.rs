@@ -8,8 +8,12 @@ use pairflip_policy::{
     BackendId, ClusterId, Generation, PairId, Restored, RouteReason, RouteTable, RouteTarget, Share,
 };
 
-use super::{ids::Ids, v4};
-use crate::{config::Config, dataplane::DataPlane, state::State};
+use super::ids::Ids;
+use crate::{
+    config::Config,
+    dataplane::{DataPlane, choice},
+    state::State,
+};
 
 /// Reads back what survived. An active pair that left the configuration is an error: any other would be a guess.
 pub(super) fn restored(
@@ -85,8 +89,7 @@ fn target(route: &Route, cluster: &crate::config::Cluster, ids: &Ids) -> RouteTa
     let used: BTreeSet<BackendId> = route.choice.into_iter().map(BackendId).collect();
     let mut shares: Vec<Share> = ids.shares(cluster);
     shares.retain(|share| used.contains(&share.backend));
-    // boundary
-    let is_same = shares.len() == used.len() && v4::choice(&shares, ids) == Some(route.choice);
+    let is_same = shares.len() == used.len() && choice(&ids.choices(&shares)) == route.choice;
     if !is_same {
         shares = used.into_iter().map(|backend| Share { backend, weight: 0 }).collect();
     }
@@ -108,7 +111,7 @@ mod tests {
         let cluster = &config.clusters[0];
         let shares: Vec<Share> =
             [6, 5].map(|id| Share { backend: BackendId(id), weight: 70 }).into();
-        let route = forward(v4::choice(&shares, &ids).unwrap());
+        let route = forward(choice(&ids.choices(&shares)));
         // In the order of the configuration, which is the policy's.
         assert_eq!(target(&route, cluster, &ids).shares(), shares);
         let only = forward([7; CHOICE_SLOTS]);

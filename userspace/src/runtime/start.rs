@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
     time::Instant,
@@ -21,7 +21,6 @@ use super::{
     Pacer, Runtime,
     ids::{Ids, all_backends, all_vips},
     restore::restored,
-    v4,
 };
 use crate::{
     check::{self, mysql::Prober},
@@ -50,8 +49,6 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    // boundary
-    v4::check(&config)?;
     let state_dir = StateDir::open(&config.daemon.state_dir)?;
     let mut state = state_dir.load()?;
 
@@ -64,16 +61,12 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let mut dataplane = tokio::task::block_in_place(|| DataPlane::load(&load_options(&config)))?;
     log_attachments(&dataplane);
-    let indices = dataplane.assign_backends(&v4::sockets(all_backends(&config))?)?;
-    // boundary
-    let vips: Vec<_> = all_vips(&config).into_iter().map(v4::sockets).collect::<Result<_>>()?;
-    let slots = dataplane.assign_vips(&vips)?;
+    let indices = dataplane.assign_backends(&all_backends(&config))?;
+    let slots = dataplane.assign_vips(&all_vips(&config))?;
     let ids = Ids::new(&config, &indices, slots);
-    let devices = describe_devices(&config, &mut dataplane).await?;
     protect_host_connections(&config, &mut dataplane)?;
     describe_ports(&config, &mut dataplane)?;
-    let targets: BTreeSet<_> =
-        ids.backends.values().map(|address| IpAddr::V4(*address.ip())).collect();
+    let targets: BTreeSet<_> = ids.backends.values().map(SocketAddr::ip).collect();
     let attached = config.daemon.interfaces.clone();
     let network = links::watch(targets.into_iter().collect(), attached)
         .await
@@ -92,7 +85,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         started,
         pacers,
         hops: BTreeMap::new(),
-        devices,
+        devices: BTreeMap::new(),
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
         network,
         flips: super::PendingFlips::default(),
@@ -101,7 +94,9 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     };
     runtime.place_snat_addresses().await?;
     runtime.follow_network();
+    runtime.publish_rules()?;
     runtime.publish_vips()?;
+    runtime.read_flow_log()?;
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
@@ -169,13 +164,10 @@ fn reserve_ports(config: &Config, state: &mut State) -> Result<()> {
 
 /// The host's own connections to backends that hold a port of `snat_ports` since before us keep it.
 fn protect_host_connections(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
-    for cluster in &config.clusters {
-        let range = cluster.snat_ports.min..=cluster.snat_ports.max;
-        let backends = cluster.backends().map(SocketAddr::V4).collect();
-        let sockets = ports::sockets_inside(&range, &backends)
+    for (cluster, range) in snat_clusters(config) {
+        let sockets = ports::sockets_inside(&range, &cluster.backends().collect())
             .context("listing the host's own connections inside snat_ports")?;
         for (local, remote) in sockets {
-            let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else { continue };
             tracing::warn!(%local, %remote, "a connection of this host's own uses a port of snat_ports; it keeps the port");
             dataplane.protect_host_connection(local, remote)?;
         }
@@ -189,21 +181,6 @@ fn describe_ports(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
     let min = ranges().map(|range| *range.start()).min().unwrap_or(u16::MAX);
     let max = ranges().map(|range| *range.end()).max().unwrap_or(0);
     Ok(dataplane.set_snat_ports(min, max)?)
-}
-
-async fn describe_devices(
-    config: &Config,
-    dataplane: &mut DataPlane,
-) -> Result<BTreeMap<u16, (u32, [u8; 6])>> {
-    let mut devices = Vec::new();
-    for name in &config.daemon.interfaces {
-        let interface = links::interface(name)
-            .await
-            .with_context(|| format!("looking up daemon.interfaces {name:?}"))?;
-        devices.push((interface.ifindex, interface.mac));
-    }
-    let slots = dataplane.set_devices(&devices)?;
-    Ok(slots.into_iter().zip(devices).collect())
 }
 
 fn start_checks(

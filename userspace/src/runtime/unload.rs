@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::{Runtime, v4};
+use super::Runtime;
 use crate::{
     config::Config,
     dataplane,
@@ -29,7 +29,7 @@ async fn unload(config: &Config, state_dir: &StateDir, state: &mut State) -> Res
     while let Some(record) = state.vips.last() {
         // An interface that is gone took its addresses along.
         if let Ok(interface) = links::interface(&record.interface).await {
-            announce::remove(&interface, record.address.into())
+            announce::remove(&interface, record.address)
                 .await
                 .with_context(|| format!("taking {} off {}", record.address, record.interface))?;
             done.push(format!("took {} off {}", record.address, record.interface));

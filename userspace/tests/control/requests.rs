@@ -338,7 +338,11 @@ fn good_requests_reach_the_runtime_whole() {
         force: vec!["target_down".into()],
     };
     let plain = FlipRequest { route_only: true, ..FlipRequest::default() };
-    let query = FlowsQuery { backend: Some("10.0.1.11:3306".into()), limit: Some(5) };
+    let query = FlowsQuery {
+        backend: Some("10.0.1.11:3306".into()),
+        limit: Some(5),
+        ..FlowsQuery::default()
+    };
     assert_eq!(
         daemon.heard(),
         [

@@ -177,13 +177,18 @@ fn flows(query: &FlowsQuery) -> Flows {
     let flow = Flow {
         client: "10.0.0.7:50000".into(),
         vip: "10.0.0.100:3306".into(),
-        snat: "10.0.1.2:40000".into(),
+        source: "10.0.1.2:40000".into(),
         backend: query.backend.clone().unwrap_or_else(|| "10.0.1.11:3306".to_owned()),
+        cluster: "main".into(),
         state: "established".into(),
+        held: false,
         generation: 7,
+        age_seconds: 12.0,
         idle_seconds: 0.5,
         client_packets: 9,
         client_bytes: 900,
+        server_packets: 8,
+        server_bytes: 4000,
     };
     Flows { flows: vec![flow], total: 2 }
 }

@@ -2,15 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeader};
-use pairflip::dataplane::{BackendPath, DataPlane, LoadOptions, RouteChange, unload};
-use pairflip_common::route::{Settings, VipRoute};
+use pairflip::dataplane::{
+    BackendPath, Choice, ClientNetwork, DataPlane, Denial, LoadOptions, RouteChange, RouteTarget,
+    unload,
+};
+use pairflip_common::{
+    flow::Forwarding,
+    route::{Settings, VipRoute},
+};
 
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -18,14 +24,19 @@ pub(crate) const RST: u8 = 0x04;
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
-pub(crate) const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 7), 1999);
-pub(crate) const VIP_WRITE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 3306);
-pub(crate) const VIP_READ: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 101), 3306);
-pub(crate) const SNAT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+pub(crate) const CLIENT: SocketAddr = v4([10, 0, 0, 7], 1999);
+pub(crate) const VIP_WRITE: SocketAddr = v4([10, 0, 0, 100], 3306);
+pub(crate) const VIP_READ: SocketAddr = v4([10, 0, 0, 101], 3306);
+pub(crate) const SNAT: IpAddr = v4([10, 0, 1, 2], 0).ip();
 pub(crate) const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 const LOOPBACK: u32 = 1;
+const MTU: u32 = 1500;
+
+const fn v4([a, b, c, d]: [u8; 4], port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Action {
@@ -62,7 +73,8 @@ impl Bench {
             PathBuf::from(format!("/sys/fs/bpf/pairflip-test-{}-{count}", std::process::id()));
         let dataplane = DataPlane::load(&load_options(&bpffs, flows_max)).unwrap();
         let mut bench = Self { dataplane, bpffs, ports, flows_max };
-        bench.dataplane.set_devices(&[(LOOPBACK, OWN_MAC)]).unwrap();
+        let network = ClientNetwork { ifindex: LOOPBACK, mac: OWN_MAC, mtu: MTU, tags: Vec::new() };
+        bench.dataplane.set_networks(&[network]).unwrap();
         bench.dataplane.set_snat_ports(ports.0, ports.1).unwrap();
         for index in 0..2 {
             bench.move_backend(index, LOOPBACK);
@@ -82,8 +94,8 @@ impl Bench {
         self.dataplane = DataPlane::load(&self.options()).unwrap();
     }
 
-    pub(crate) fn backend(&self, index: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, 11 + 10 * index as u8), 3306)
+    pub(crate) fn backend(&self, index: u16) -> SocketAddr {
+        v4([10, 0, 1, 11 + 10 * index as u8], 3306)
     }
 
     pub(crate) fn backend_mac(&self, index: u16) -> [u8; 6] {
@@ -102,9 +114,12 @@ impl Bench {
     fn set_backend(&mut self, index: u16, ifindex: u32, next_hop_mac: Option<[u8; 6]>) {
         let path = BackendPath {
             address: self.backend(index),
+            forwarding: Forwarding::Snat,
             ifindex,
             own_mac: OWN_MAC,
             next_hop_mac,
+            tags: Vec::new(),
+            mtu: MTU,
             snat_addresses: vec![SNAT],
             snat_ports: self.ports,
         };
@@ -112,19 +127,25 @@ impl Bench {
     }
 
     pub(crate) fn route_all_to(&mut self, index: u16, generation: u32) {
-        let change = RouteChange::Forward(vec![(index, self.backend(index))]);
-        self.swap(index, generation, change);
+        let choice = Choice { backend: index, address: self.backend(index), weight: 100 };
+        self.swap(index, generation, RouteTarget::Forward(vec![choice]));
     }
 
     pub(crate) fn refuse_all(&mut self, generation: u32) {
-        self.swap(0, generation, RouteChange::Refuse);
+        self.swap(0, generation, RouteTarget::Deny(Denial::Reset));
     }
 
     pub(crate) fn drop_all(&mut self, generation: u32) {
-        self.swap(0, generation, RouteChange::Drop);
+        self.swap(0, generation, RouteTarget::Deny(Denial::Drop));
     }
 
-    fn swap(&mut self, pair: u16, generation: u32, change: RouteChange) {
+    fn swap(&mut self, pair: u16, generation: u32, target: RouteTarget) {
+        let change = RouteChange {
+            target,
+            forwarding: Forwarding::Snat,
+            restricted: false,
+            deny: Denial::Reset,
+        };
         let routes = BTreeMap::from([(0, change.clone()), (1, change)]);
         self.dataplane.swap_routes(0, generation, pair, &routes).unwrap();
     }
@@ -154,14 +175,14 @@ impl Bench {
     }
 
     /// Runs a whole handshake; returns what became of its last packet.
-    pub(crate) fn handshake(&self, client: SocketAddrV4, vip: SocketAddrV4) -> (Action, Vec<u8>) {
+    pub(crate) fn handshake(&self, client: SocketAddr, vip: SocketAddr) -> (Action, Vec<u8>) {
         let (_, syn) = self.run(&Frame::tcp(client, vip).seq(1000).flags(SYN).bytes());
         let syn = Frame::parse(&syn);
         self.run(&Frame::tcp(syn.dst, syn.src).seq(5000).ack(1001).flags(SYN | ACK).bytes());
         self.run(&Frame::tcp(client, vip).seq(1001).ack(5001).flags(ACK).bytes())
     }
 
-    pub(crate) fn establish(&self, client: SocketAddrV4, vip: SocketAddrV4) -> Established {
+    pub(crate) fn establish(&self, client: SocketAddr, vip: SocketAddr) -> Established {
         let (action, ack) = self.handshake(client, vip);
         let ack = Frame::parse(&ack);
         assert_eq!(
@@ -218,10 +239,10 @@ fn load_options(bpffs: &std::path::Path, flows_max: u32) -> LoadOptions {
 }
 
 pub(crate) struct Established {
-    pub(crate) client: SocketAddrV4,
-    pub(crate) vip: SocketAddrV4,
-    pub(crate) backend: SocketAddrV4,
-    pub(crate) snat: SocketAddrV4,
+    pub(crate) client: SocketAddr,
+    pub(crate) vip: SocketAddr,
+    pub(crate) backend: SocketAddr,
+    pub(crate) snat: SocketAddr,
     pub(crate) client_next: u32,
     pub(crate) server_next: u32,
 }
@@ -240,8 +261,8 @@ impl Established {
 /// A TCP frame, to be made or as it came out.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    pub(crate) src: SocketAddrV4,
-    pub(crate) dst: SocketAddrV4,
+    pub(crate) src: SocketAddr,
+    pub(crate) dst: SocketAddr,
     pub(crate) src_mac: [u8; 6],
     pub(crate) dst_mac: [u8; 6],
     pub(crate) seq: u32,
@@ -253,7 +274,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn tcp(src: SocketAddrV4, dst: SocketAddrV4) -> Self {
+    pub(crate) fn tcp(src: SocketAddr, dst: SocketAddr) -> Self {
         Self {
             src,
             dst,
@@ -268,10 +289,10 @@ impl Frame {
         }
     }
 
-    pub(crate) fn udp(src: SocketAddrV4, dst: SocketAddrV4) -> Vec<u8> {
+    pub(crate) fn udp(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
         let mut bytes = Vec::new();
         PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC)
-            .ipv4(src.ip().octets(), dst.ip().octets(), 64)
+            .ipv4(octets(src), octets(dst), 64)
             .udp(src.port(), dst.port())
             .write(&mut bytes, b"hello")
             .unwrap();
@@ -288,10 +309,6 @@ impl Frame {
 
     pub(crate) fn flags(self, flags: u8) -> Self {
         Self { flags, ..self }
-    }
-
-    pub(crate) fn ttl(self, ttl: u8) -> Self {
-        Self { ttl, ..self }
     }
 
     pub(crate) fn via(self, src_mac: [u8; 6]) -> Self {
@@ -318,8 +335,8 @@ impl Frame {
             (tcp.header_len() + self.payload.len()) as u16,
             self.ttl,
             etherparse::IpNumber::TCP,
-            self.src.ip().octets(),
-            self.dst.ip().octets(),
+            octets(self.src),
+            octets(self.dst),
         )
         .unwrap();
         ip.options = self.ip_options.as_slice().try_into().unwrap();
@@ -346,8 +363,8 @@ impl Frame {
         let header = ip.header();
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         Self {
-            src: SocketAddrV4::new(header.source_addr(), tcp.source_port()),
-            dst: SocketAddrV4::new(header.destination_addr(), tcp.destination_port()),
+            src: SocketAddr::new(header.source_addr().into(), tcp.source_port()),
+            dst: SocketAddr::new(header.destination_addr().into(), tcp.destination_port()),
             src_mac: ethernet.source(),
             dst_mac: ethernet.destination(),
             seq: tcp.sequence_number(),
@@ -361,6 +378,13 @@ impl Frame {
             ip_options: header.options().to_vec(),
             payload: tcp.payload().to_vec(),
         }
+    }
+}
+
+fn octets(socket: SocketAddr) -> [u8; 4] {
+    match socket.ip() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => panic!("{address} in an IPv4 frame"),
     }
 }
 

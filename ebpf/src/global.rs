@@ -1,0 +1,151 @@
+//! Functions that the kernel's verifier looks at once, for any numbers as their arguments, and not again for every way that leads to
+//! them (global functions, Linux 5.6): what is large and seldom run. What they need besides numbers is in [`crate::work`].
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use pairflip_common::{counter::Counter, route::VipRoute};
+
+use crate::{
+    Action,
+    ethernet::LAYER2_LEN_MAX,
+    family::{Family, HEADERS_LEN_MAX, Ip, V4, V6},
+    icmp, ingress,
+    open::Syn,
+    packet::Place,
+    reset,
+    verdict::{Code, ignore},
+};
+
+macro_rules! global {
+    ($family:ty, $open:ident, $icmp:ident, $answer_rst:ident, $answer_icmp:ident) => {
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $open(
+            ctx: *mut xdp_md,
+            l2_len: u32,
+            from: u32,
+            seq_end: u32,
+            vip: u32,
+        ) -> u32 {
+            let Some(bench) = <$family>::bench() else {
+                return ignore(Counter::DropInternal);
+            };
+            let vip = VipRoute { cluster: (vip >> 16) as u16, route: vip as u16 };
+            let syn = Syn::<$family> { bench, l2_len: l2_len as usize, from, seq_end, vip };
+            syn.open(&XdpContext::new(ctx))
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $icmp(
+            ctx: *mut xdp_md,
+            l2_len: u32,
+            headers_len: u32,
+            total_len: u32,
+        ) -> u32 {
+            match lengths(l2_len, headers_len) {
+                Some((l2_len, headers_len)) => icmp::packet::<$family>(
+                    &XdpContext::new(ctx),
+                    l2_len,
+                    headers_len,
+                    total_len as usize,
+                ),
+                None => ingress::drop(Counter::DropInternal),
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $answer_rst(
+            ctx: *mut xdp_md,
+            lengths: u32,
+            ip_len: u32,
+            frame_len: u32,
+            counter: u32,
+        ) -> u32 {
+            match place(lengths, ip_len, frame_len) {
+                Some(place) => reset::answer::<$family>(&XdpContext::new(ctx), &place, counter),
+                None => ingress::drop(Counter::DropInternal),
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $answer_icmp(
+            ctx: *mut xdp_md,
+            lengths: u32,
+            ip_len: u32,
+            frame_len: u32,
+            mtu: u32,
+        ) -> u32 {
+            match place(lengths, ip_len, frame_len) {
+                Some(place) => icmp::answer::<$family>(&XdpContext::new(ctx), &place, mtu),
+                None => ingress::drop(Counter::DropInternal),
+            }
+        }
+
+        impl Global for $family {
+            #[inline(always)]
+            fn open(
+                ctx: &XdpContext,
+                l2_len: usize,
+                from: u64,
+                seq_end: u32,
+                vip: VipRoute,
+            ) -> Code {
+                let vip = u32::from(vip.cluster) << 16 | u32::from(vip.route);
+                $open(ctx.ctx, l2_len as u32, from as u32, seq_end, vip)
+            }
+
+            #[inline(always)]
+            fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>) -> Action {
+                $icmp(ctx.ctx, l2_len as u32, ip.headers_len as u32, ip.total_len)
+            }
+
+            #[inline(always)]
+            fn answer_rst(ctx: &XdpContext, place: &Place, counter: u32) -> Action {
+                $answer_rst(ctx.ctx, pack(place), place.ip_len, place.frame_len, counter)
+            }
+
+            #[inline(always)]
+            fn answer_icmp(ctx: &XdpContext, place: &Place, mtu: u32) -> Action {
+                $answer_icmp(ctx.ctx, pack(place), place.ip_len, place.frame_len, mtu)
+            }
+        }
+    };
+}
+
+/// The functions of a family, with types.
+pub(crate) trait Global: Sized {
+    /// Opens a connection; see [`Syn`].
+    fn open(ctx: &XdpContext, l2_len: usize, from: u64, seq_end: u32, vip: VipRoute) -> Code;
+    /// See [`icmp::packet`].
+    fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>) -> Action
+    where
+        Self: Family;
+    /// See [`reset::answer`].
+    fn answer_rst(ctx: &XdpContext, place: &Place, counter: u32) -> Action;
+    /// See [`icmp::answer`].
+    fn answer_icmp(ctx: &XdpContext, place: &Place, mtu: u32) -> Action;
+}
+
+global!(V4, pairflip_open4, pairflip_icmp4, pairflip_answer_rst4, pairflip_answer_icmp4);
+global!(V6, pairflip_open6, pairflip_icmp6, pairflip_answer_rst6, pairflip_answer_icmp6);
+
+/// Lengths as the verifier may believe them.
+#[inline(always)]
+fn lengths(l2_len: u32, headers_len: u32) -> Option<(usize, usize)> {
+    let (l2_len, headers_len) = (l2_len as usize, headers_len as usize);
+    (l2_len <= LAYER2_LEN_MAX && headers_len <= HEADERS_LEN_MAX).then_some((l2_len, headers_len))
+}
+
+/// Both lengths of a place in one number: a function takes five.
+#[inline(always)]
+fn pack(place: &Place) -> u32 {
+    (place.headers_len as u32) << 16 | place.l2_len as u32
+}
+
+#[inline(always)]
+fn place(packed: u32, ip_len: u32, frame_len: u32) -> Option<Place> {
+    let (l2_len, headers_len) = lengths(packed & 0xffff, packed >> 16)?;
+    Some(Place { l2_len, headers_len, ip_len, frame_len })
+}
