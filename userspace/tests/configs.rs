@@ -7,12 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use pairflip::config::{
-    self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, NoBackend,
-    PortRange, Secret, Timeouts,
+    self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, INTERFACES_MAX,
+    NoBackend, PortRange, REPLICAS_MAX, Secret, Timeouts,
 };
-use pairflip_common::route::{
-    BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
-};
+use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
 
 /// The least that a configuration can be.
 const MINIMAL: &str = r#"
@@ -176,12 +174,12 @@ fn the_reference_names_the_limits() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pairflip.toml");
     let text = fs::read_to_string(path).unwrap();
     for limit in [
-        format!("1 to {DEVICES_MAX} names"),
+        format!("1 to {INTERFACES_MAX} names"),
         format!("1 to {CLUSTERS_MAX} clusters"),
         format!("Up to {SNAT_ADDRESSES_MAX}."),
         format!("1 to {ROUTES_MAX}, one with"),
         "1 to 256 networks".to_owned(),
-        format!("1 to {CHOICE_SLOTS}. {BACKENDS_MAX} backends in all"),
+        format!("1 to {REPLICAS_MAX}. {BACKENDS_MAX} backends in all"),
     ] {
         assert!(text.contains(&limit), "{limit}");
     }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pairflip_common::route::{
-    BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
+    BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX,
 };
 
 use super::field::Field;
@@ -121,6 +121,8 @@ const DEFAULT_WEIGHT: u32 = 100;
 /// A tenth of the default is a small server's; ten times it leaves room for a large one.
 const WEIGHT_RANGE: RangeInclusive<u32> = 1..=1000;
 /// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
+/// Replicas of a pair: with more of them, some would have few of the 1024 slots of a route's choice table and an uneven share.
+pub const REPLICAS_MAX: usize = 128;
 const ALLOW_MAX: usize = 256;
 /// Characters of an account: MariaDB's limit; MySQL's is 32.
 const USER_CHARS_MAX: usize = 128;
@@ -453,11 +455,11 @@ fn read_pair(reader: &mut Reader, census: &mut Census, section: &Section) -> Opt
     Some(Pair { name: name?, primary: primary?, replicas: replicas? })
 }
 
-/// Returns 1 to [`CHOICE_SLOTS`] replicas: beyond, some would have no slot and get no connection.
+/// Returns 1 to [`REPLICAS_MAX`] replicas.
 fn read_replicas(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Replica>> {
     let example = "[\"10.0.1.12:3306\"]";
     let address = |replica: &Replica| replica.address;
-    let replicas = field.distinct_by(reader, example, CHOICE_SLOTS, read_replica, address)?;
+    let replicas = field.distinct_by(reader, example, REPLICAS_MAX, read_replica, address)?;
     let replicas = replicas.into_iter().map(|(replica, place)| {
         census.add_backend(replica.address, place);
         replica

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use pairflip_common::route::DEVICES_MAX;
 
 use super::field::Field;
 use super::model::{Attach, Daemon};
@@ -10,7 +9,9 @@ use super::reader::Reader;
 use super::section::{Schema, Section};
 use super::value::{self, SOCKET_PATH_BYTES_MAX, quoted};
 
-pub(super) const SCHEMA: Schema = Schema {
+pub(super) /// Interfaces that the program may be attached to. VLANs on them are found by themselves.
+pub const INTERFACES_MAX: usize = 8;
+const SCHEMA: Schema = Schema {
     header: "[daemon]",
     keys: &[
         "interfaces",
@@ -53,7 +54,7 @@ pub(super) fn read(reader: &mut Reader, field: &Field) -> Option<Daemon> {
              interfaces = [\"eth0\"]",
         )
         .and_then(|field| {
-            field.distinct(reader, "[\"eth0\"]", DEVICES_MAX as usize, value::interface)
+            field.distinct(reader, "[\"eth0\"]", INTERFACES_MAX, value::interface)
         });
     let attach = section.optional(reader, "attach", Attach::Auto, |reader, field| {
         let choices =

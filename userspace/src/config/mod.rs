@@ -32,6 +32,8 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+pub use self::cluster::REPLICAS_MAX;
+pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,

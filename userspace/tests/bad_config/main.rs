@@ -17,8 +17,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pairflip::config;
-use pairflip_common::route::{BACKENDS_MAX, CHOICE_SLOTS, CLUSTERS_MAX, DEVICES_MAX};
+use pairflip::config::{self, INTERFACES_MAX, REPLICAS_MAX};
+use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX};
 
 /// A good configuration, which the cases make bad.
 const BASE: &str = r#"[daemon]
@@ -114,14 +114,14 @@ fn long_lists_of_errors_are_cut() {
 
 #[test]
 fn more_than_the_kernel_tables_hold_is_refused() {
-    let names: Vec<String> = (0..=DEVICES_MAX).map(|index| format!("\"eth{index}\"")).collect();
+    let names: Vec<String> = (0..=INTERFACES_MAX).map(|index| format!("\"eth{index}\"")).collect();
     let interfaces = BASE.replace("\"eth0\"", &names.join(", "));
     assert_eq!(
         errors_of(&interfaces),
         format!(
-            "bad.toml:2:14: daemon.interfaces: there are {}, and {DEVICES_MAX} is the most\n    \
+            "bad.toml:2:14: daemon.interfaces: there are {}, and {INTERFACES_MAX} is the most\n    \
              remove some, or divide them among several clusters or daemons",
-            DEVICES_MAX + 1
+            INTERFACES_MAX + 1
         )
     );
 
@@ -144,13 +144,13 @@ fn more_than_the_kernel_tables_hold_is_refused() {
          remove some, or divide them among several clusters or daemons"
     );
 
-    let replicas = BASE.replace("\"10.0.1.22:3306\"", &backends(0, CHOICE_SLOTS + 1).join(", "));
+    let replicas = BASE.replace("\"10.0.1.22:3306\"", &backends(0, REPLICAS_MAX + 1).join(", "));
     assert_eq!(
         errors_of(&replicas),
         format!(
-            "bad.toml:29:12: cluster[main].pair[pair2].replicas: there are {}, and {CHOICE_SLOTS} \
+            "bad.toml:29:12: cluster[main].pair[pair2].replicas: there are {}, and {REPLICAS_MAX} \
              is the most\n    remove some, or divide them among several clusters or daemons",
-            CHOICE_SLOTS + 1
+            REPLICAS_MAX + 1
         )
     );
 }
