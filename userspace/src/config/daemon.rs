@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-
 use super::field::Field;
 use super::model::{Attach, Daemon};
 use super::reader::Reader;
 use super::section::{Schema, Section};
 use super::value::{self, SOCKET_PATH_BYTES_MAX, quoted};
 
-pub(super) /// Interfaces that the program may be attached to. VLANs on them are found by themselves.
+/// Interfaces that the program may be attached to. VLANs on them are found by themselves.
 pub const INTERFACES_MAX: usize = 8;
-const SCHEMA: Schema = Schema {
+
+pub(super) const SCHEMA: Schema = Schema {
     header: "[daemon]",
     keys: &[
         "interfaces",
@@ -53,9 +53,7 @@ pub(super) fn read(reader: &mut Reader, field: &Field) -> Option<Daemon> {
             "name the interfaces where VIP traffic and backend replies arrive, as in \
              interfaces = [\"eth0\"]",
         )
-        .and_then(|field| {
-            field.distinct(reader, "[\"eth0\"]", INTERFACES_MAX, value::interface)
-        });
+        .and_then(|field| field.distinct(reader, "[\"eth0\"]", INTERFACES_MAX, value::interface));
     let attach = section.optional(reader, "attach", Attach::Auto, |reader, field| {
         let choices =
             [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
