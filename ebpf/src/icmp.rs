@@ -82,6 +82,11 @@ fn translate<F: Family>(
     }
     let tcp_at = quoted_at + quoted_ip.headers_len;
     let tcp = header::<Quoted>(ctx, tcp_at)?;
+    // Padding of the frame is no part of the packet, and the packet's end is in the frame: checksums cover what is changed.
+    let end = l2_len + total_len;
+    if tcp_at + size_of::<Quoted>() > end || end > ctx.data_end() - ctx.data() {
+        return None;
+    }
     // SAFETY: `header` checked the bounds.
     let Quoted { src_port, dst_port, .. } = unsafe { *tcp };
     let work = F::bench()?.work();
@@ -120,7 +125,7 @@ fn translate<F: Family>(
         tcp.src_port = rewrite.dst_port;
         tcp.dst_port = rewrite.src_port;
         // Quotes may end before it.
-        if tcp_at + TCP_CHECKSUM_AT + 2 <= l2_len + total_len
+        if tcp_at + TCP_CHECKSUM_AT + 2 <= end
             && let Some(checksum) = header::<[u8; 2]>(ctx, tcp_at + TCP_CHECKSUM_AT)
         {
             // SAFETY: `header` checked the bounds.
