@@ -18,8 +18,8 @@ use crate::{
     ethernet::Layer2,
     family::{Family, Fragment, sum},
     flow,
-    ingress::{drop, pass},
-    maps::count,
+    ingress::{PASS, drop},
+    maps::{count, count_index},
     packet::{PROTOCOL_TCP, Place, header},
     reset,
 };
@@ -49,15 +49,19 @@ struct Quoted {
 const TCP_CHECKSUM_AT: usize = 16;
 
 /// An ICMP packet, `headers_len` behind the start of its IP header: passed on to the flow's other side if it is an error about a packet that we
-/// forwarded there.
+/// forwarded there. Others pass as `other`, a [`Counter`].
 #[inline(always)]
 pub(crate) fn packet<F: Family>(
     ctx: &XdpContext,
     l2_len: usize,
     headers_len: usize,
     total_len: usize,
+    other: u32,
 ) -> Action {
-    translate::<F>(ctx, l2_len, headers_len, total_len).unwrap_or_else(|| pass(Counter::PassNotTcp))
+    translate::<F>(ctx, l2_len, headers_len, total_len).unwrap_or_else(|| {
+        count_index(other);
+        PASS
+    })
 }
 
 #[inline(always)]

@@ -55,20 +55,19 @@ fn ip<F: Family>(ctx: &XdpContext, l2_len: usize, frags: bool) -> Action {
     let (src, dst) = F::addresses(unsafe { &*header });
     // Everybody else's traffic leaves here: two array lookups, no hash.
     let marks = Marks { from: marks(src), to: marks(dst) };
-    if marks.to == 0
-        && marks.from & FILTER_DNAT == 0
-        && !errors_may_be_ours::<F>(ctx, l2_len, header)
-    {
+    let ours = marks.to != 0 || marks.from & FILTER_DNAT != 0;
+    if !ours && !errors_may_be_ours::<F>(ctx, l2_len, header) {
         return pass(Counter::PassNotOurs);
     }
     let Some(ip) = F::parse(ctx, l2_len, header) else {
         return pass(Counter::PassMalformed);
     };
+    let other = if ours { Counter::PassNotTcp } else { Counter::PassNotOurs };
     if ip.protocol == F::PROTOCOL_ICMP && ip.fragment == Fragment::Whole {
-        return F::icmp(ctx, l2_len, &ip);
+        return F::icmp(ctx, l2_len, &ip, other);
     }
     if ip.protocol != PROTOCOL_TCP {
-        return pass(Counter::PassNotTcp);
+        return pass(other);
     }
     tcp::<F>(ctx, l2_len, &ip, &marks, frags)
 }
