@@ -6,14 +6,56 @@
 #![cfg(test)]
 
 mod bench;
+mod cases;
+mod frames;
+mod icmp;
+mod table;
+mod world;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bench::{
     ACK, Action, Bench, CLIENT, CLIENT_MAC, FIN, Frame, GATEWAY_MAC, OWN_MAC, PSH, RST, SNAT, SYN,
     VIP_READ, VIP_WRITE,
 };
 use pairflip::dataplane::{DataPlane, Error, FlowFilter, SweepLimits};
+use pairflip_common::flow::Forwarding;
+use table::Row;
+use world::Family;
+
+/// Combinations of row and network; fewer would mean that rows are left out by mistake.
+const CASES_MIN: usize = 200;
+/// A mistake of the program shows in many networks.
+const MISTAKES_SHOWN: usize = 2000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_table_of_packets() {
+    let rows: Vec<Row> = [cases::life(), cases::strays(), cases::shapes(), icmp::errors()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut ran = 0;
+    let mut by_row = BTreeMap::<&str, usize>::new();
+    let mut wrong = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            let (some, mistakes) = table::run(family, forwarding, &rows);
+            for (row, count) in some {
+                ran += count;
+                *by_row.entry(row).or_default() += count;
+            }
+            wrong.extend(mistakes);
+        }
+    }
+    println!("{ran} cases of {} rows", by_row.len());
+    for mistake in wrong.iter().take(MISTAKES_SHOWN) {
+        println!("{mistake}");
+    }
+    assert!(wrong.is_empty(), "{} of {ran} cases failed", wrong.len());
+    assert_eq!(by_row.len(), rows.len(), "every row has a name of its own and runs somewhere");
+    assert!(ran >= CASES_MIN);
+}
 
 const FIRST: u16 = 0;
 const SECOND: u16 = 1;
