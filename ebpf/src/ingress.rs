@@ -16,7 +16,7 @@ use crate::{
     ethernet::{ETHERNET_LEN, is_tag, skip_tags},
     family::{Family, Fragment, Ip, V4, V6},
     flow,
-    maps::{FILTER, SETTINGS, count},
+    maps::{BACKENDS, FILTER, SETTINGS, count},
     packet::{ACK, Ethernet, FIN, PROTOCOL_TCP, RST, SYN, Segment, Tcp, header},
     verdict::Verdict,
 };
@@ -171,11 +171,21 @@ fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> V
                 Counter::PassNoRoute
             });
         }
-        if segment.bench.backend(key.src, key.src_port).is_none() {
+        if !is_from_backend(segment) {
             return Verdict::pass(Counter::PassNotBackend);
         }
     }
     Verdict::reset(Counter::ResetUnknownFlow)
+}
+
+/// Whether a packet is from a backend to an address that we reach it from. The filter's mark alone may be another address's.
+#[inline(always)]
+fn is_from_backend<F: Family>(segment: &Segment<F>) -> bool {
+    let key = segment.key();
+    let id = segment.bench.backend(key.src, key.src_port);
+    let dst = key.dst.any();
+    id.and_then(|id| BACKENDS.get(id))
+        .is_some_and(|backend| backend.snat_addresses.iter().any(|address| *address == dst))
 }
 
 /// A fragment for us: its flow is in the first one only, and the kernel, which would put them together, knows no such connection
