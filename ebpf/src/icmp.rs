@@ -98,6 +98,10 @@ fn translate<F: Family>(
     // SAFETY: the memory belongs to this CPU and this packet; `F::header` checked the bounds.
     let key = unsafe {
         let (src, dst) = F::addresses(&*quoted_header);
+        // An error goes to the quoted packet's source; to anybody else it is not about what we forwarded.
+        if F::addresses(&*header_at).1 != src {
+            return None;
+        }
         (*work).key.src.set(&dst);
         (*work).key.dst.set(&src);
         (*work).key.src_port = dst_port;
