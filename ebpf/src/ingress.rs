@@ -24,6 +24,9 @@ use crate::{
 pub(crate) const PASS: Action = XDP_PASS;
 pub(crate) const DROP: Action = XDP_DROP;
 
+/// In tables of VIPs and backends: the address with whatever port. Packets may carry it, too.
+pub(crate) const ANY_PORT: PortBe = PortBe::new(0);
+
 /// `frags`: the frame may lie in several buffers.
 #[inline(always)]
 pub(crate) fn packet(ctx: &XdpContext, frags: bool) -> Action {
@@ -157,6 +160,7 @@ fn half_open_or_none<F: Family>(ctx: &XdpContext, segment: &Segment<F>) -> Next<
 fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> Verdict<F> {
     let key = segment.key();
     if to & FILTER_VIP != 0
+        && key.dst_port != ANY_PORT
         && let Some(vip) = segment.bench.vip(key.dst, key.dst_port)
     {
         if segment.flags & (SYN | ACK | RST | FIN) == SYN {
@@ -182,6 +186,9 @@ fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> V
 #[inline(always)]
 fn is_from_backend<F: Family>(segment: &Segment<F>) -> bool {
     let key = segment.key();
+    if key.src_port == ANY_PORT {
+        return false;
+    }
     let id = segment.bench.backend(key.src, key.src_port);
     let dst = key.dst.any();
     id.and_then(|id| BACKENDS.get(id))
@@ -197,7 +204,7 @@ fn fragment<F: Family>(ctx: &XdpContext, l2_len: usize, ip: &Ip<F>, to: u64) -> 
     let Some(bench) = F::bench() else {
         return drop(Counter::DropInternal);
     };
-    if to & FILTER_VIP != 0 && bench.vip(dst, PortBe::new(0)).is_some() {
+    if to & FILTER_VIP != 0 && bench.vip(dst, ANY_PORT).is_some() {
         return drop(Counter::DropFragment);
     }
     if ip.fragment == Fragment::First
