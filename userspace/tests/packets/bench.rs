@@ -217,6 +217,10 @@ impl Bench {
         self.change_slot(names::SETTINGS, 0, change);
     }
 
+    pub(crate) fn map(&self, name: &str) -> aya::maps::MapData {
+        aya::maps::MapData::from_pin(self.bpffs.join(name)).unwrap()
+    }
+
     /// Changes what an array map has at `index`, behind the data plane's back.
     pub(crate) fn change_slot<V: aya::Pod>(
         &self,
@@ -224,8 +228,8 @@ impl Bench {
         index: u32,
         change: impl FnOnce(&mut V),
     ) {
-        let map = aya::maps::MapData::from_pin(self.bpffs.join(map)).unwrap();
-        let mut map = aya::maps::Array::<_, V>::try_from(aya::maps::Map::Array(map)).unwrap();
+        let mut map =
+            aya::maps::Array::<_, V>::try_from(aya::maps::Map::Array(self.map(map))).unwrap();
         let mut value = map.get(&index, 0).unwrap();
         change(&mut value);
         map.set(index, value, 0).unwrap();

@@ -154,6 +154,11 @@ pub(crate) fn errors() -> Vec<Row> {
             let src = SocketAddr::new(s.router, 0);
             s.packet(Client, src, s.stranger, Body::Icmp(Icmp { kind: 3, code: 1, rest: [0; 4], quote }))
         }, Pass("pass_not_ours")),
+        row("an error about a flow on its way to somebody else", Open, Client, |s| {
+            let error = error(s, Client, Error::Port, WHOLE);
+            let src = error.src;
+            error.between(src, s.backend)
+        }, Pass("pass_not_tcp")).only(routed),
         row("a fragment of somebody else's error", Open, Client, |s| echo(s, s.stranger).fragment(0, true), Pass("pass_not_ours")),
     ]
 }

@@ -8,7 +8,9 @@
 mod bench;
 mod cases;
 mod frames;
+mod fuzz;
 mod icmp;
+mod model;
 mod table;
 mod world;
 
@@ -55,6 +57,27 @@ fn the_table_of_packets() {
     assert!(wrong.is_empty(), "{} of {ran} cases failed", wrong.len());
     assert_eq!(by_row.len(), rows.len(), "every row has a name of its own and runs somewhere");
     assert!(ran >= CASES_MIN);
+}
+
+/// Frames that the model and the program judge in one run of the tests; `PAIRFLIP_FUZZ_FRAMES` asks for more, and
+/// `PAIRFLIP_FUZZ_SEED` for others.
+const FUZZ_FRAMES: u64 = 200_000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_program_and_the_model_agree_about_any_frame() {
+    let number = |name, default| {
+        std::env::var(name).map_or(default, |value| value.parse().expect("a number of frames"))
+    };
+    let frames: u64 = number("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES);
+    let seed: u64 = number("PAIRFLIP_FUZZ_SEED", 1);
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            let counts = fuzz::run(family, forwarding, frames / 6, seed);
+            println!("{family:?} {forwarding:?}: {counts:?}");
+            assert!(frames < FUZZ_FRAMES || counts.len() == 4, "every verdict occurs: {counts:?}");
+        }
+    }
 }
 
 const FIRST: u16 = 0;

@@ -25,12 +25,12 @@ use crate::{
 
 /// Where the other arm is.
 const ELSEWHERE: u32 = 2;
-const BACKEND_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+pub(crate) const BACKEND_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 /// Apart, so that a packet that is measured by the wrong one shows.
 pub(crate) const CLIENT_MTU: usize = 1400;
 pub(crate) const BACKEND_MTU: usize = 1500;
-const SNAT_PORTS: (u16, u16) = (32_768, 60_999);
+pub(crate) const SNAT_PORTS: (u16, u16) = (32_768, 60_999);
 const CLUSTER: u16 = 0;
 const ROUTE: VipRoute = VipRoute { cluster: CLUSTER, route: 0 };
 
