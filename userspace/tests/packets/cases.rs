@@ -6,16 +6,15 @@ use pairflip_common::flow::Forwarding;
 use crate::{
     bench::{ACK, FIN, PSH, RST, SYN},
     frames::{Body, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING},
+    scene::{
+        Side::{Backend, Client},
+        When::{Answered, BothClosed, ClientClosed, Fresh, HalfOpen, Open, ServerClosed},
+    },
     table::{
         Expect::{Drop, Forward, Pass, Reset, TimeExceeded, TooBig},
         Row, row,
     },
-    world::{
-        Arms, BACKEND_MTU, CLIENT_MTU, Family, Given,
-        Side::{Backend, Client},
-        When::{Answered, BothClosed, ClientClosed, Fresh, HalfOpen, Open, ServerClosed},
-        World,
-    },
+    world::{Arms, BACKEND_MTU, CLIENT_MTU, Family, Given, World},
 };
 
 /// What a SYN of Linux carries: segment size, selective acknowledgement, timestamps, window scale.

@@ -19,10 +19,8 @@ use crate::{
     bench::{ACK, Action, Bench, FIN, OWN_MAC, PSH, RST, SYN},
     frames::{Body, DESTINATION, FRAGMENT, HOP_BY_HOP},
     model::{self, Config, Entry, Ip, Opinion, Verdict},
-    world::{
-        BACKEND_MAC, BACKEND_MTU, BACKEND_OWN_MAC, CLIENT_MTU, Family, SNAT_PORTS, Scene, Side,
-        When, World,
-    },
+    scene::{Scene, Side, When, any},
+    world::{BACKEND_MAC, BACKEND_MTU, BACKEND_OWN_MAC, CLIENT_MTU, Family, SNAT_PORTS, World},
 };
 
 /// Frames after which new connections replace those that the mutations ended.
@@ -100,13 +98,6 @@ fn described<A: Address>(entry: &FlowEntry<A>, half_open: bool) -> Entry {
             SocketAddr::new(ip(dst.any()), dst_port.host()),
         ),
         client_mac: entry.client_mac.octets(),
-    }
-}
-
-fn any(address: IpAddr) -> AnyAddress {
-    match address {
-        IpAddr::V4(address) => Ipv4Be::new(address.octets()).any(),
-        IpAddr::V6(address) => AnyAddress::new(address.octets()),
     }
 }
 

@@ -6,14 +6,14 @@ use crate::{
     bench::ACK,
     cases::{dsr, routed, snat, spoil_last_byte, v6},
     frames::{Body, Icmp, Packet, Quote},
-    table::{
-        Expect::{Drop, Forward, Pass},
-        Row, row,
-    },
-    world::{
+    scene::{
         Scene,
         Side::{self, Backend, Client},
         When::{ClientClosed, Fresh, HalfOpen, Open},
+    },
+    table::{
+        Expect::{Drop, Forward, Pass},
+        Row, row,
     },
 };
 

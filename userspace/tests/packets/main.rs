@@ -11,7 +11,9 @@ mod frames;
 mod fuzz;
 mod icmp;
 mod model;
+mod scene;
 mod table;
+mod vlans;
 mod world;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -23,7 +25,7 @@ use bench::{
 use pairflip::dataplane::{DataPlane, Error, FlowFilter, SweepLimits};
 use pairflip_common::flow::Forwarding;
 use table::Row;
-use world::Family;
+use world::{Family, World};
 
 /// Combinations of row and network; fewer would mean that rows are left out by mistake.
 const CASES_MIN: usize = 200;
@@ -76,6 +78,16 @@ fn the_program_and_the_model_agree_about_any_frame() {
             let counts = fuzz::run(family, forwarding, frames / 6, seed);
             println!("{family:?} {forwarding:?}: {counts:?}");
             assert!(frames < FUZZ_FRAMES || counts.len() == 4, "every verdict occurs: {counts:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_table_refuses_the_end_of_a_handshake_in_every_family_and_mode() {
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            table::fill(&mut World::new(family, forwarding, 1));
         }
     }
 }

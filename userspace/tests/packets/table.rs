@@ -7,9 +7,9 @@ use pairflip_common::flow::Forwarding;
 use crate::{
     bench::{ACK, Action, FIN, RST, SYN},
     frames::{Body, Icmp, Packet, Quote, Tcp},
-    world::{
-        Arms, BACKEND_MTU, CLIENT_MTU, Family, Given, Outcome, Scene, Side, VLANS, When, World,
-    },
+    scene::{Scene, Side, When},
+    vlans::VLANS,
+    world::{Arms, BACKEND_MTU, CLIENT_MTU, Family, Given, Outcome, World},
 };
 
 /// One kind of packet at one moment of a connection, and what must become of it.
@@ -183,6 +183,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+const FILL_MAX: u32 = 400;
+
 /// Runs the rows in every network of one family and forwarding mode. Returns how many ran, and what went wrong.
 pub(crate) fn run(
     family: Family,
@@ -205,4 +207,29 @@ pub(crate) fn run(
         }
     }
     (ran, wrong)
+}
+
+/// Opens connections until the flow table is full; then the first must be as it was, and one more refused with what its client accepts.
+pub(crate) fn fill(world: &mut World) {
+    let first = world.connect(When::Open);
+    // The kernel gives a hash map a few entries more per CPU than asked for (kernel/bpf/hashtab.c).
+    for _ in 0..FILL_MAX {
+        let scene = world.connect(When::Answered);
+        let ack = scene.client(ACK);
+        let outcome = world.run_from(Side::Client, &ack);
+        if outcome.counted.contains_key("flow_opened") {
+            continue;
+        }
+        let refused = same(&outcome, Action::Tx, &["reset_flows_full"])
+            .and_then(|()| same_reset(&outcome.frame, &reset(&ack), ack.bytes().len()));
+        assert_eq!(refused, Ok(()), "{world}");
+        let data = first.client(ACK).payload(b"still here");
+        let outcome = world.run_from(Side::Client, &data);
+        let expected = world.forwarded(Side::Client, &first, &data).bytes();
+        let goes_on = same(&outcome, world.leaves_as(), &["forwarded"])
+            .and_then(|()| same_bytes(&outcome.frame, &expected));
+        assert_eq!(goes_on, Ok(()), "{world}");
+        return;
+    }
+    panic!("{world}: {FILL_MAX} flows in a table for one");
 }

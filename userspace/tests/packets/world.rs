@@ -8,19 +8,18 @@ use std::{
     time::Duration,
 };
 
-use pairflip::dataplane::{
-    BackendPath, Choice, ClientNetwork, Denial, FlowId, RouteChange, RouteTarget,
-};
+use pairflip::dataplane::{BackendPath, Choice, ClientNetwork, Denial, RouteChange, RouteTarget};
 use pairflip_common::{
-    be::{Address, AnyAddress, Ipv4Be, PortBe},
-    flow::{FlowKey, Forwarding},
+    flow::Forwarding,
     names,
     route::{Device, VipRoute},
 };
 
 use crate::{
-    bench::{ACK, Action, Bench, CLIENT_MAC, LOOPBACK, OWN_MAC, SYN},
-    frames::{Body, Icmp, Packet, Quote, Tag, Tcp},
+    bench::{ACK, Action, Bench, CLIENT_MAC, FIN, LOOPBACK, OWN_MAC, SYN},
+    frames::{Body, Packet, Quote, Tag},
+    scene::{CLIENT_FIRST, SERVER_FIRST, Scene, Side, When},
+    vlans::{VLANS, Vlans, retagged},
 };
 
 /// Where the other arm is.
@@ -45,102 +44,6 @@ pub(crate) enum Arms {
     One,
     Two,
 }
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
-    Client,
-    Backend,
-}
-
-/// VLANs of both sides.
-#[derive(Debug)]
-pub(crate) struct Vlans {
-    pub(crate) name: &'static str,
-    /// What the host knows of the networks.
-    pub(crate) networks: [&'static [(u16, u16)]; 2],
-    /// What frames have that come from there.
-    pub(crate) frames: [&'static [Tag]; 2],
-    /// Whether rows that change what the daemon told the program run here, too; that is slow.
-    pub(crate) also_told: bool,
-}
-
-const fn tag(protocol: u16, id: u16, priority: u8, may_drop: bool) -> Tag {
-    Tag { protocol, id, priority, may_drop }
-}
-
-/// Customer and service tag.
-const C: u16 = 0x8100;
-const S: u16 = 0x88a8;
-
-pub(crate) const VLANS: &[Vlans] = &[
-    Vlans { name: "untagged", networks: [&[], &[]], frames: [&[], &[]], also_told: true },
-    Vlans {
-        name: "one VLAN",
-        networks: [&[(C, 100)], &[(C, 100)]],
-        frames: [&[tag(C, 100, 5, true)], &[tag(C, 100, 2, false)]],
-        also_told: false,
-    },
-    Vlans {
-        name: "two VLANs",
-        networks: [&[(C, 100)], &[(C, 200)]],
-        frames: [&[tag(C, 100, 5, true)], &[tag(C, 200, 2, false)]],
-        also_told: true,
-    },
-    Vlans {
-        name: "a VLAN before the clients",
-        networks: [&[(C, 100)], &[]],
-        frames: [&[tag(C, 100, 7, false)], &[]],
-        also_told: false,
-    },
-    Vlans {
-        name: "a VLAN before the backends",
-        networks: [&[], &[(C, 0xabc)]],
-        frames: [&[], &[tag(C, 0xabc, 3, false)]],
-        also_told: false,
-    },
-    Vlans {
-        name: "QinQ",
-        networks: [&[(S, 10), (C, 20)], &[(S, 11), (C, 21)]],
-        frames: [
-            &[tag(S, 10, 6, false), tag(C, 20, 0, false)],
-            &[tag(S, 11, 1, true), tag(C, 21, 0, false)],
-        ],
-        also_told: true,
-    },
-    Vlans {
-        name: "QinQ on one network",
-        networks: [&[(S, 10), (C, 20)], &[(S, 10), (C, 20)]],
-        frames: [
-            &[tag(S, 10, 6, false), tag(C, 20, 4, true)],
-            &[tag(S, 10, 1, true), tag(C, 20, 3, false)],
-        ],
-        also_told: false,
-    },
-    Vlans {
-        name: "QinQ before the clients",
-        networks: [&[(S, 10), (C, 20)], &[(C, 200)]],
-        frames: [&[tag(S, 10, 6, false), tag(C, 20, 4, false)], &[tag(C, 200, 1, false)]],
-        also_told: false,
-    },
-    Vlans {
-        name: "priority tags",
-        networks: [&[], &[]],
-        frames: [&[tag(C, 0, 5, false)], &[tag(C, 0, 6, false)]],
-        also_told: false,
-    },
-    Vlans {
-        name: "priority tags before the clients",
-        networks: [&[], &[(C, 200)]],
-        frames: [&[tag(C, 0, 5, false)], &[tag(C, 200, 6, false)]],
-        also_told: false,
-    },
-    Vlans {
-        name: "a VLAN that the host does not know",
-        networks: [&[], &[]],
-        frames: [&[tag(C, 77, 5, false)], &[tag(C, 77, 3, false)]],
-        also_told: false,
-    },
-];
 
 /// The program with one VIP and one backend in one of the networks. Connections of the cases share it, each from a port of its own.
 pub(crate) struct World {
@@ -441,7 +344,7 @@ impl World {
             [(Side::Client, when.client_closed()), (Side::Backend, when.server_closed())]
         {
             if closes {
-                let fin = scene.from(side, ACK | crate::bench::FIN);
+                let fin = scene.from(side, ACK | FIN);
                 self.run_from(side, &fin);
                 match side {
                     Side::Client => scene.c += 1,
@@ -497,154 +400,5 @@ impl World {
             Body::Other(..) => {}
         }
         out
-    }
-}
-
-/// Tags of a network that the host knows are replaced, others stay; the priority is the packet's.
-fn retagged(tags: &[Tag], came: &[(u16, u16)], goes: &[(u16, u16)]) -> Vec<Tag> {
-    let mut network: Vec<(u16, u16)> = tags.iter().map(|tag| (tag.protocol, tag.id)).collect();
-    if matches!(network[..], [(_, 0)]) {
-        network.clear();
-    }
-    if network != came || came == goes {
-        return tags.to_vec();
-    }
-    let first = tags.first().copied();
-    goes.iter()
-        .enumerate()
-        .map(|(depth, (protocol, id))| Tag {
-            protocol: *protocol,
-            id: *id,
-            priority: first.filter(|_| depth == 0).map_or(0, |first| first.priority),
-            may_drop: first.filter(|_| depth == 0).is_some_and(|first| first.may_drop),
-        })
-        .collect()
-}
-
-/// How far a connection is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum When {
-    /// Nothing was sent.
-    Fresh,
-    HalfOpen,
-    /// The server's SYN went through; in `dsr` it is not seen.
-    Answered,
-    Open,
-    ClientClosed,
-    ServerClosed,
-    BothClosed,
-}
-
-impl When {
-    fn client_closed(self) -> bool {
-        matches!(self, Self::ClientClosed | Self::BothClosed)
-    }
-
-    fn server_closed(self) -> bool {
-        matches!(self, Self::ServerClosed | Self::BothClosed)
-    }
-}
-
-const CLIENT_FIRST: u32 = 1000;
-const SERVER_FIRST: u32 = 5000;
-
-/// A connection, and the packets that its ends send next.
-#[derive(Clone, Debug)]
-pub(crate) struct Scene {
-    pub(crate) client: SocketAddr,
-    pub(crate) vip: SocketAddr,
-    /// The client as the backend sees it.
-    pub(crate) source: SocketAddr,
-    pub(crate) backend: SocketAddr,
-    pub(crate) router: IpAddr,
-    pub(crate) stranger: SocketAddr,
-    pub(crate) snat: IpAddr,
-    /// Next sequence number of client and server.
-    pub(crate) c: u32,
-    pub(crate) s: u32,
-    macs: [[u8; 6]; 2],
-    tags: [Vec<Tag>; 2],
-}
-
-impl Scene {
-    /// Ends of packets on the far side of those that come `from` one.
-    fn beyond(&self, from: Side) -> (SocketAddr, SocketAddr) {
-        match from {
-            Side::Client => (self.source, self.backend),
-            Side::Backend => (self.vip, self.client),
-        }
-    }
-
-    pub(crate) fn packet(
-        &self,
-        from: Side,
-        src: SocketAddr,
-        dst: SocketAddr,
-        body: Body,
-    ) -> Packet {
-        let mut packet = Packet::new(src, dst, body);
-        packet.src_mac = self.macs[from as usize];
-        packet.dst_mac = match from {
-            Side::Client => OWN_MAC,
-            Side::Backend => BACKEND_OWN_MAC,
-        };
-        packet.tags.clone_from(&self.tags[from as usize]);
-        packet
-    }
-
-    pub(crate) fn from(&self, side: Side, flags: u8) -> Packet {
-        let (src, dst, seq, ack) = match side {
-            Side::Client => (self.client, self.vip, self.c, self.s),
-            Side::Backend => (self.backend, self.source, self.s, self.c),
-        };
-        let ack = if flags & ACK == 0 { 0 } else { ack };
-        let tcp = Tcp { seq, ack, flags, window: 4321, ..Tcp::default() };
-        self.packet(side, src, dst, Body::Tcp(tcp))
-    }
-
-    pub(crate) fn client(&self, flags: u8) -> Packet {
-        self.from(Side::Client, flags)
-    }
-
-    pub(crate) fn server(&self, flags: u8) -> Packet {
-        self.from(Side::Backend, flags)
-    }
-
-    /// An error that came `from` one side, about a packet that we sent there, of which it quotes so much of TCP.
-    pub(crate) fn error(
-        &self,
-        from: Side,
-        (kind, code): (u8, u8),
-        rest: [u8; 4],
-        tcp_len: usize,
-    ) -> Packet {
-        let (other, data) = match from {
-            Side::Client => (Side::Backend, b"a row"),
-            Side::Backend => (Side::Client, b"query"),
-        };
-        let (to, dst) = match from {
-            Side::Client => ((self.vip, self.client), self.vip),
-            Side::Backend => ((self.source, self.backend), self.source),
-        };
-        let quoted = self.from(other, ACK).payload(data).between(to.0, to.1).ttl(3);
-        let quote = Quote::Packet(Box::new(quoted), tcp_len);
-        let src = SocketAddr::new(self.router, 0);
-        self.packet(from, src, dst, Body::Icmp(Icmp { kind, code, rest, quote }))
-    }
-
-    fn id(&self) -> FlowId {
-        FlowKey {
-            src: any(self.client.ip()),
-            dst: any(self.vip.ip()),
-            src_port: PortBe::new(self.client.port()),
-            dst_port: PortBe::new(self.vip.port()),
-        }
-    }
-}
-
-fn any(address: IpAddr) -> AnyAddress {
-    match address {
-        IpAddr::V4(address) => Ipv4Be::new(address.octets()).any(),
-        IpAddr::V6(address) => AnyAddress::new(address.octets()),
     }
 }
