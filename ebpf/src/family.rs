@@ -14,7 +14,7 @@ use crate::{
     work::Bench,
 };
 
-/// Extension headers that are followed before a packet counts as malformed; RFC 8200, section 4.1 recommends an order of six.
+/// Extension headers that are followed: what more of them carry counts as not TCP; RFC 8200, section 4.1 recommends an order of six.
 const EXTENSIONS_MAX: u32 = 6;
 /// Most that an IP header and its extensions take: each of them is at most 256 * 8 bytes.
 pub(crate) const HEADERS_LEN_MAX: usize = V6::HEADER_LEN + EXTENSIONS_MAX as usize * 2048;

@@ -41,6 +41,7 @@ macro_rules! global {
             l2_len: u32,
             headers_len: u32,
             total_len: u32,
+            other: u32,
         ) -> u32 {
             match lengths(l2_len, headers_len) {
                 Some((l2_len, headers_len)) => icmp::packet::<$family>(
@@ -48,6 +49,7 @@ macro_rules! global {
                     l2_len,
                     headers_len,
                     total_len as usize,
+                    other,
                 ),
                 None => ingress::drop(Counter::DropInternal),
             }
@@ -97,8 +99,9 @@ macro_rules! global {
             }
 
             #[inline(always)]
-            fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>) -> Action {
-                $icmp(ctx.ctx, l2_len as u32, ip.headers_len as u32, ip.total_len)
+            fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>, other: Counter) -> Action {
+                let headers_len = ip.headers_len as u32;
+                $icmp(ctx.ctx, l2_len as u32, headers_len, ip.total_len, other as u32)
             }
 
             #[inline(always)]
@@ -119,7 +122,7 @@ pub(crate) trait Global: Sized {
     /// Opens a connection; see [`Syn`].
     fn open(ctx: &XdpContext, l2_len: usize, from: u64, seq_end: u32, vip: VipRoute) -> Code;
     /// See [`icmp::packet`].
-    fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>) -> Action
+    fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>, other: Counter) -> Action
     where
         Self: Family;
     /// See [`reset::answer`].

@@ -18,8 +18,8 @@ use crate::{
     ethernet::Layer2,
     family::{Family, Fragment, sum},
     flow,
-    ingress::{drop, pass},
-    maps::count,
+    ingress::{PASS, drop},
+    maps::{count, count_index},
     packet::{PROTOCOL_TCP, Place, header},
     reset,
 };
@@ -49,15 +49,19 @@ struct Quoted {
 const TCP_CHECKSUM_AT: usize = 16;
 
 /// An ICMP packet, `headers_len` behind the start of its IP header: passed on to the flow's other side if it is an error about a packet that we
-/// forwarded there.
+/// forwarded there. Others pass as `other`, a [`Counter`].
 #[inline(always)]
 pub(crate) fn packet<F: Family>(
     ctx: &XdpContext,
     l2_len: usize,
     headers_len: usize,
     total_len: usize,
+    other: u32,
 ) -> Action {
-    translate::<F>(ctx, l2_len, headers_len, total_len).unwrap_or_else(|| pass(Counter::PassNotTcp))
+    translate::<F>(ctx, l2_len, headers_len, total_len).unwrap_or_else(|| {
+        count_index(other);
+        PASS
+    })
 }
 
 #[inline(always)]
@@ -82,6 +86,11 @@ fn translate<F: Family>(
     }
     let tcp_at = quoted_at + quoted_ip.headers_len;
     let tcp = header::<Quoted>(ctx, tcp_at)?;
+    // Padding of the frame is no part of the packet, and the packet's end is in the frame: checksums cover what is changed.
+    let end = l2_len + total_len;
+    if tcp_at + size_of::<Quoted>() > end || end > ctx.data_end() - ctx.data() {
+        return None;
+    }
     // SAFETY: `header` checked the bounds.
     let Quoted { src_port, dst_port, .. } = unsafe { *tcp };
     let work = F::bench()?.work();
@@ -89,6 +98,10 @@ fn translate<F: Family>(
     // SAFETY: the memory belongs to this CPU and this packet; `F::header` checked the bounds.
     let key = unsafe {
         let (src, dst) = F::addresses(&*quoted_header);
+        // An error goes to the quoted packet's source; to anybody else it is not about what we forwarded.
+        if F::addresses(&*header_at).1 != src {
+            return None;
+        }
         (*work).key.src.set(&dst);
         (*work).key.dst.set(&src);
         (*work).key.src_port = dst_port;
@@ -120,7 +133,7 @@ fn translate<F: Family>(
         tcp.src_port = rewrite.dst_port;
         tcp.dst_port = rewrite.src_port;
         // Quotes may end before it.
-        if tcp_at + TCP_CHECKSUM_AT + 2 <= l2_len + total_len
+        if tcp_at + TCP_CHECKSUM_AT + 2 <= end
             && let Some(checksum) = header::<[u8; 2]>(ctx, tcp_at + TCP_CHECKSUM_AT)
         {
             // SAFETY: `header` checked the bounds.

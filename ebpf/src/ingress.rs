@@ -16,13 +16,16 @@ use crate::{
     ethernet::{ETHERNET_LEN, is_tag, skip_tags},
     family::{Family, Fragment, Ip, V4, V6},
     flow,
-    maps::{FILTER, SETTINGS, count},
+    maps::{BACKENDS, FILTER, SETTINGS, count},
     packet::{ACK, Ethernet, FIN, PROTOCOL_TCP, RST, SYN, Segment, Tcp, header},
     verdict::Verdict,
 };
 
 pub(crate) const PASS: Action = XDP_PASS;
 pub(crate) const DROP: Action = XDP_DROP;
+
+/// In tables of VIPs and backends: the address with whatever port. Packets may carry it, too.
+pub(crate) const ANY_PORT: PortBe = PortBe::new(0);
 
 /// `frags`: the frame may lie in several buffers.
 #[inline(always)]
@@ -55,20 +58,19 @@ fn ip<F: Family>(ctx: &XdpContext, l2_len: usize, frags: bool) -> Action {
     let (src, dst) = F::addresses(unsafe { &*header });
     // Everybody else's traffic leaves here: two array lookups, no hash.
     let marks = Marks { from: marks(src), to: marks(dst) };
-    if marks.to == 0
-        && marks.from & FILTER_DNAT == 0
-        && !errors_may_be_ours::<F>(ctx, l2_len, header)
-    {
+    let ours = marks.to != 0 || marks.from & FILTER_DNAT != 0;
+    if !ours && !errors_may_be_ours::<F>(ctx, l2_len, header) {
         return pass(Counter::PassNotOurs);
     }
     let Some(ip) = F::parse(ctx, l2_len, header) else {
         return pass(Counter::PassMalformed);
     };
+    let other = if ours { Counter::PassNotTcp } else { Counter::PassNotOurs };
     if ip.protocol == F::PROTOCOL_ICMP && ip.fragment == Fragment::Whole {
-        return F::icmp(ctx, l2_len, &ip);
+        return F::icmp(ctx, l2_len, &ip, other);
     }
     if ip.protocol != PROTOCOL_TCP {
-        return pass(Counter::PassNotTcp);
+        return pass(other);
     }
     tcp::<F>(ctx, l2_len, &ip, &marks, frags)
 }
@@ -158,6 +160,7 @@ fn half_open_or_none<F: Family>(ctx: &XdpContext, segment: &Segment<F>) -> Next<
 fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> Verdict<F> {
     let key = segment.key();
     if to & FILTER_VIP != 0
+        && key.dst_port != ANY_PORT
         && let Some(vip) = segment.bench.vip(key.dst, key.dst_port)
     {
         if segment.flags & (SYN | ACK | RST | FIN) == SYN {
@@ -172,11 +175,24 @@ fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> V
                 Counter::PassNoRoute
             });
         }
-        if segment.bench.backend(key.src, key.src_port).is_none() {
+        if !is_from_backend(segment) {
             return Verdict::pass(Counter::PassNotBackend);
         }
     }
     Verdict::reset(Counter::ResetUnknownFlow)
+}
+
+/// Whether a packet is from a backend to an address that we reach it from. The filter's mark alone may be another address's.
+#[inline(always)]
+fn is_from_backend<F: Family>(segment: &Segment<F>) -> bool {
+    let key = segment.key();
+    if key.src_port == ANY_PORT {
+        return false;
+    }
+    let id = segment.bench.backend(key.src, key.src_port);
+    let dst = key.dst.any();
+    id.and_then(|id| BACKENDS.get(id))
+        .is_some_and(|backend| backend.snat_addresses.iter().any(|address| *address == dst))
 }
 
 /// A fragment for us: its flow is in the first one only, and the kernel, which would put them together, knows no such connection
@@ -188,7 +204,7 @@ fn fragment<F: Family>(ctx: &XdpContext, l2_len: usize, ip: &Ip<F>, to: u64) -> 
     let Some(bench) = F::bench() else {
         return drop(Counter::DropInternal);
     };
-    if to & FILTER_VIP != 0 && bench.vip(dst, PortBe::new(0)).is_some() {
+    if to & FILTER_VIP != 0 && bench.vip(dst, ANY_PORT).is_some() {
         return drop(Counter::DropFragment);
     }
     if ip.fragment == Fragment::First

@@ -18,6 +18,7 @@ use pairflip_common::{
 use crate::{
     ethernet::{ETHERNET_LEN, Layer2},
     family::Family,
+    ingress::ANY_PORT,
     maps::{BACKENDS, CLUSTERS, SCRATCH},
     packet::{Ethernet, header},
     verdict::{Code, accept, ignore, refuse},
@@ -138,7 +139,6 @@ impl<F: Family> Syn<F> {
     /// Whether the source is an address that nobody on this side has: a VIP, or a backend that is reached by another interface.
     #[inline(always)]
     fn is_forged(&self, ctx: &XdpContext) -> bool {
-        const ANY_PORT: PortBe = PortBe::new(0);
         let src = self.bench.key().src;
         if self.bench.vip(src, ANY_PORT).is_some() {
             return true;

@@ -6,14 +6,91 @@
 #![cfg(test)]
 
 mod bench;
+mod cases;
+mod frames;
+mod fuzz;
+mod icmp;
+mod model;
+mod scene;
+mod table;
+mod vlans;
+mod world;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bench::{
     ACK, Action, Bench, CLIENT, CLIENT_MAC, FIN, Frame, GATEWAY_MAC, OWN_MAC, PSH, RST, SNAT, SYN,
     VIP_READ, VIP_WRITE,
 };
 use pairflip::dataplane::{DataPlane, Error, FlowFilter, SweepLimits};
+use pairflip_common::flow::Forwarding;
+use table::Row;
+use world::{Family, World};
+
+/// Combinations of row and network; fewer would mean that rows are left out by mistake.
+const CASES_MIN: usize = 200;
+/// A mistake of the program shows in many networks.
+const MISTAKES_SHOWN: usize = 2000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_table_of_packets() {
+    let rows: Vec<Row> = [cases::life(), cases::strays(), cases::shapes(), icmp::errors()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut ran = 0;
+    let mut by_row = BTreeMap::<&str, usize>::new();
+    let mut wrong = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            let (some, mistakes) = table::run(family, forwarding, &rows);
+            for (row, count) in some {
+                ran += count;
+                *by_row.entry(row).or_default() += count;
+            }
+            wrong.extend(mistakes);
+        }
+    }
+    println!("{ran} cases of {} rows", by_row.len());
+    for mistake in wrong.iter().take(MISTAKES_SHOWN) {
+        println!("{mistake}");
+    }
+    assert!(wrong.is_empty(), "{} of {ran} cases failed", wrong.len());
+    assert_eq!(by_row.len(), rows.len(), "every row has a name of its own and runs somewhere");
+    assert!(ran >= CASES_MIN);
+}
+
+/// Frames that the model and the program judge in one run of the tests; `PAIRFLIP_FUZZ_FRAMES` asks for more, and
+/// `PAIRFLIP_FUZZ_SEED` for others.
+const FUZZ_FRAMES: u64 = 200_000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_program_and_the_model_agree_about_any_frame() {
+    let number = |name, default| {
+        std::env::var(name).map_or(default, |value| value.parse().expect("a number of frames"))
+    };
+    let frames: u64 = number("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES);
+    let seed: u64 = number("PAIRFLIP_FUZZ_SEED", 1);
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            let counts = fuzz::run(family, forwarding, frames / 6, seed);
+            println!("{family:?} {forwarding:?}: {counts:?}");
+            assert!(frames < FUZZ_FRAMES || counts.len() == 4, "every verdict occurs: {counts:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_table_refuses_the_end_of_a_handshake_in_every_family_and_mode() {
+    for family in [Family::V4, Family::V6] {
+        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
+            table::fill(&mut World::new(family, forwarding, 1));
+        }
+    }
+}
 
 const FIRST: u16 = 0;
 const SECOND: u16 = 1;
