@@ -58,7 +58,7 @@ fn the_backend_sees_the_redirector_and_flows_say_who_is_behind_it() {
     assert!(user.starts_with("10.77.0.2:"), "{user}");
     assert_eq!(flows["total"], 1);
     let flow = &flows["flows"][0];
-    assert_eq!(flow["snat"], user.as_str());
+    assert_eq!(flow["source"], user.as_str());
     assert_eq!(flow["vip"], "10.77.0.100:3306");
     assert_eq!(flow["state"], "established");
     assert!(flow["client"].as_str().unwrap().starts_with("10.77.0.11:"));
