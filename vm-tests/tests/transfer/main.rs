@@ -6,6 +6,8 @@
 
 mod flood;
 mod forwarding;
+mod hold;
+mod moves;
 mod network;
 mod path;
 

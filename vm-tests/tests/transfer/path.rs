@@ -21,7 +21,7 @@ const FAR_BACKENDS: u8 = 81;
 /// The link between the routers.
 const LINK: u8 = 80;
 /// Number of the router on this side of the link, and of the one on the other.
-const WIDE: u8 = 3;
+pub(crate) const WIDE: u8 = 3;
 const NEAR: u8 = 1;
 
 /// Smallest MTU that IPv6 allows, and one that only IPv4 does.
@@ -117,14 +117,14 @@ fn transfers_complete_where_one_packet_in_twenty_is_lost() {
 
 /// Where the narrow link is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     TowardsClient,
     TowardsBackend,
 }
 
 impl Place {
     /// The client's host, and what the daemon is told.
-    fn setup(self, forwarding: Forwarding) -> (&'static str, Setup) {
+    pub(crate) fn setup(self, forwarding: Forwarding) -> (&'static str, Setup) {
         let setup = Setup::new(forwarding, Topology::TwoArm);
         match self {
             Self::TowardsClient => ("far", Setup { client: (FAR_CLIENT, CLIENT1), ..setup }),
@@ -194,7 +194,7 @@ impl Routers {
     }
 
     /// Makes the link as narrow as a family may have it. IPv6 leaves a link that is too narrow for it, with its routes.
-    fn set_mtu(&self, family: Family) -> Result<()> {
+    pub(crate) fn set_mtu(&self, family: Family) -> Result<()> {
         for (router, number) in [(&self.wide, WIDE), (&self.near, NEAR)] {
             router.ip(&format!("link set narrow mtu {} up", narrow(family)))?;
             router.ip("addr flush dev narrow scope global")?;
@@ -209,7 +209,7 @@ impl Routers {
     }
 
     /// Makes packets and replies take the same way, which leads over the link.
-    fn route(&self, lab: &Lab, place: Place, forwarding: Forwarding) -> Result<()> {
+    pub(crate) fn route(&self, lab: &Lab, place: Place, forwarding: Forwarding) -> Result<()> {
         let Place::TowardsBackend = place else { return Ok(()) };
         for family in Family::BOTH {
             let client = family.host(family.address(CLIENTS, CLIENT1));
