@@ -25,7 +25,6 @@ pub(crate) const BACKENDS: u8 = 78;
 pub(crate) const REDIRECTOR: u8 = 2;
 pub(crate) const CLIENT1: u8 = 11;
 const CLIENT2: u8 = 12;
-/// Behind the redirector's address of the write VIP.
 const VIP_WRITE: u8 = 100;
 const VIP_READ: u8 = 101;
 
