@@ -60,6 +60,21 @@ pub(crate) fn test() -> Result<()> {
                 "--test-threads=1",
             ]),
         )?;
+        // With their output: what was measured is in it.
+        suite(
+            "transfers in every way of forwarding, over paths that are not ideal",
+            &mut cargo_test(&[
+                "--no-fail-fast",
+                "--package",
+                "pairflip-vm-tests",
+                "--test",
+                "transfer",
+                "--",
+                "--ignored",
+                "--test-threads=1",
+                "--nocapture",
+            ]),
+        )?;
     } else {
         say(
             "\nskipped: tests with the kernel and with real servers need root; run `sudo -E cargo xtask test`",

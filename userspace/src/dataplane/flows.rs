@@ -157,11 +157,22 @@ impl DataPlane {
             .filter_map(|(id, client)| {
                 let reply = self.reply(&client, &id);
                 let held = self.held_until(&id) > now.monotonic_ns;
-                flow(id, &client, reply.as_ref(), held, now.jiffies as u32, hz)
+                let now = now.jiffies as u32;
+                let mut flow = flow(id, &client, reply.as_ref(), held, now, hz)?;
+                if flow.forwarding == Forwarding::Dsr {
+                    flow.backend = self.backend_address(client.backend).unwrap_or(flow.backend);
+                }
+                Some(flow)
             })
             .collect();
         flows.sort_by_key(|flow| flow.client);
         Ok((flows, matching))
+    }
+
+    /// Where `dsr` sends the packets of a flow, which keep the VIP as their destination.
+    fn backend_address(&self, index: u16) -> Option<SocketAddr> {
+        let backend = self.backends.get(&index.into(), 0).ok()?;
+        (backend.ifindex != 0).then(|| socket(backend.address, backend.port))
     }
 
     /// Whether the last payload of a flow went from server to client, as far as can be seen; `None` if there is no such flow.

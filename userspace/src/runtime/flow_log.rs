@@ -40,7 +40,10 @@ impl Runtime {
             return;
         }
         let (vip, client) = flow.towards_client();
-        let (source, backend) = flow.towards_backend();
+        let (source, target) = flow.towards_backend();
+        // In `dsr` the target of the packets is the VIP.
+        let backend = pairflip_policy::BackendId(flow.client.backend);
+        let backend = self.ids.backends.get(&backend).copied().unwrap_or(target);
         tracing::info!(target: TARGET, %client, %vip, %backend, %source, why, client_bytes = flow.client.bytes(), server_bytes = flow.reply.map_or(0, |reply| reply.bytes()), "closed");
     }
 }

@@ -1,6 +1,6 @@
 //! MySQL clients as applications are: on a host of the lab, through a VIP.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable as _};
@@ -26,7 +26,8 @@ pub struct Session<'a> {
 }
 
 impl Client {
-    pub fn new(to: SocketAddrV4) -> Result<Self> {
+    pub fn new(to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -74,6 +75,21 @@ impl Session<'_> {
         let conn = &mut self.conn;
         let value: Option<T> = self.client.runtime.block_on(conn.query_first(query))?;
         value.with_context(|| format!("{query} returned no row"))
+    }
+
+    /// Like [`Session::value`], but gives up, after which the connection is good for nothing.
+    pub fn value_within<T: mysql_async::prelude::FromValue + Send + 'static>(
+        &mut self,
+        limit: Duration,
+        query: &str,
+    ) -> Result<T> {
+        let conn = &mut self.conn;
+        let value: Option<T> = self
+            .client
+            .runtime
+            .block_on(async { tokio::time::timeout(limit, conn.query_first(query)).await })
+            .with_context(|| format!("no answer within {limit:?}"))??;
+        value.context("the query returned no row")
     }
 
     /// Runs a query and hands every row's first column to `each`.

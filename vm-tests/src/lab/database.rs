@@ -68,7 +68,8 @@ impl Database {
             .arg(format!("--datadir={}", self.dir.join("data").display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", self.dir.join("pid").display()))
-            .arg(format!("--bind-address={}", self.address))
+            // Both families, and addresses that a test adds later.
+            .arg("--bind-address=*")
             .arg(format!("--server-id={}", self.server_id))
             .arg(format!("--gtid-domain-id={}", self.server_id.div_ceil(2)))
             .args([

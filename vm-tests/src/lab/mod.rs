@@ -14,6 +14,7 @@ mod xdp_pass;
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -116,6 +117,27 @@ impl Lab {
     /// The namespace of a host.
     pub fn ns(&self, host: &str) -> Namespace {
         namespace(&self.name, host)
+    }
+
+    /// Adds a host that only some tests need, without interfaces; it goes with the lab.
+    pub fn add_host(&self, name: &str) -> Result<Namespace> {
+        let mut record = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(extra_hosts(&self.name))
+            .context("recording a host of the lab")?;
+        writeln!(record, "{name}").context("recording a host of the lab")?;
+        Namespace::create(self.ns(name).name())
+    }
+
+    /// Connects a host to the switch's bridge of a network, which is made if it is not there yet. Frames look as on a wire:
+    /// no larger than the MTU and with complete checksums.
+    pub fn connect(&self, host: &str, interface: &str, bridge: &str) -> Result<()> {
+        let (switch, inside) = (self.ns("switch"), self.ns(host));
+        if switch.ip(&format!("link show {bridge}")).is_err() {
+            topology::make_bridge(&switch, bridge)?;
+        }
+        topology::plug(&switch, &inside, host, interface, bridge)
     }
 
     /// Database server 1 to 4.
@@ -234,6 +256,8 @@ pub fn remove(name: &str) -> Result<()> {
     let mut namespaces: Vec<Namespace> =
         Topology::TwoArm.hosts().iter().map(|host| namespace(name, host.name)).collect();
     namespaces.push(namespace(name, "switch"));
+    let extra = fs::read_to_string(extra_hosts(name)).unwrap_or_default();
+    namespaces.extend(extra.lines().map(|host| namespace(name, host)));
     for namespace in &namespaces {
         end_processes(namespace)?;
     }
@@ -283,6 +307,11 @@ fn end_processes(namespace: &Namespace) -> Result<()> {
 
 fn lab_dir(name: &str) -> PathBuf {
     Path::new(LABS).join(name)
+}
+
+/// Where the names of hosts are that [`Lab::add_host`] added.
+fn extra_hosts(name: &str) -> PathBuf {
+    lab_dir(name).join("hosts")
 }
 
 fn bpffs(name: &str) -> PathBuf {

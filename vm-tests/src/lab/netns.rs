@@ -50,8 +50,7 @@ impl Namespace {
 
     /// Returns a command that will run inside. `ip netns exec` would do, too, but hides the bpffs.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let file =
-            File::open(self.path()).with_context(|| format!("opening namespace {}", self.name))?;
+        let file = self.open()?;
         let mut command = Command::new(program);
         // SAFETY: these are system calls and nothing else, so they are safe between fork and exec.
         unsafe {
@@ -78,13 +77,22 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<thread::JoinHandle<T>> {
-        let file =
-            File::open(self.path()).with_context(|| format!("opening namespace {}", self.name))?;
+        let file = self.open()?;
         Ok(thread::spawn(move || {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET)
                 .unwrap_or_else(|errno| panic!("entering a namespace: {errno}"));
             work()
         }))
+    }
+
+    /// Moves the calling thread inside, for good. For threads of a scope; [`Namespace::spawn`] starts others.
+    pub fn enter(&self) -> Result<()> {
+        setns(self.open()?.as_fd(), CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("entering namespace {}", self.name))
+    }
+
+    fn open(&self) -> Result<File> {
+        File::open(self.path()).with_context(|| format!("opening namespace {}", self.name))
     }
 
     /// Removes the namespace; its interfaces go with it once no process is inside.

@@ -82,27 +82,37 @@ impl Host {
     /// Connects the host to the bridges of its networks.
     pub(crate) fn connect(&self, switch: &Namespace, inside: &Namespace) -> Result<()> {
         for (interface, address) in &self.interfaces {
-            let port = format!("{}-{interface}", self.name);
             let bridge = format!("br{}", address.octets()[1]);
-            inside.ip(&format!(
-                "link add {interface} type veth peer name {port} netns {}",
-                switch.name()
-            ))?;
+            plug(switch, inside, self.name, interface, &bridge)?;
             inside.ip(&format!("addr add {address}/24 dev {interface}"))?;
-            switch.ip(&format!("link set {port} master {bridge} up"))?;
-            if self.name == "redirector" {
-                xdp_pass::attach(switch, &port)?;
-            } else {
-                // Partial checksums are invisible to XDP, and it sees no frame beyond the MTU.
-                ethtool(inside, interface, "tx off tso off gso off gro off")?;
-            }
-            inside.ip(&format!("link set {interface} up"))?;
         }
         if self.name.starts_with("client") {
             inside.run(spare_ports)??;
         }
         Ok(())
     }
+}
+
+/// Makes an interface of a host and puts its other end into a bridge.
+pub(crate) fn plug(
+    switch: &Namespace,
+    inside: &Namespace,
+    host: &str,
+    interface: &str,
+    bridge: &str,
+) -> Result<()> {
+    let port = format!("{host}-{interface}");
+    inside
+        .ip(&format!("link add {interface} type veth peer name {port} netns {}", switch.name()))?;
+    switch.ip(&format!("link set {port} master {bridge} up"))?;
+    if host == "redirector" {
+        xdp_pass::attach(switch, &port)?;
+    } else {
+        // Partial checksums are invisible to XDP, and it sees no frame beyond the MTU.
+        ethtool(inside, interface, "tx off tso off gso off gro off")?;
+    }
+    inside.ip(&format!("link set {interface} up"))?;
+    Ok(())
 }
 
 pub(crate) fn make_bridge(switch: &Namespace, bridge: &str) -> Result<()> {
