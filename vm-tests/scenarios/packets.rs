@@ -9,6 +9,9 @@ use crate::{
     scenario::{Needs, Notes, Scenario, Story, Suite},
 };
 
+/// Mutated frames that the program and its model judge: fewer than on the host, since a machine may be emulated.
+const FUZZ_FRAMES: &str = "5000";
+
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "every packet case (userspace/tests/packets) through this kernel's test-run",
     suite: Suite::Quick,
@@ -19,7 +22,9 @@ pub(crate) static SCENARIO: Scenario = Scenario {
 
 fn story(notes: &mut Notes) -> Result<()> {
     let output = command::output(
-        Command::new("packet-tests").args(["--include-ignored", "--test-threads=1"]),
+        Command::new("packet-tests")
+            .args(["--include-ignored", "--test-threads=1"])
+            .env("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES),
     )?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
