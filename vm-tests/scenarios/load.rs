@@ -15,7 +15,7 @@ const CONFIG: &str = "/etc/pairflip/pairflip.toml";
 /// Instructions that the verifier looks at before it gives up, since Linux 5.2 (`BPF_COMPLEXITY_LIMIT_INSNS`).
 const VERIFIER_LIMIT: u32 = 1_000_000;
 /// What we allow ourselves. A program that comes near the limit on one kernel passes it on the next.
-const OWN_LIMIT: u32 = VERIFIER_LIMIT / 10;
+const OWN_LIMIT: u32 = VERIFIER_LIMIT / 5;
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "the kernel's verifier accepts the program; how many instructions it looked at",
