@@ -191,8 +191,7 @@ fn is_from_backend<F: Family>(segment: &Segment<F>) -> bool {
     }
     let id = segment.bench.backend(key.src, key.src_port);
     let dst = key.dst.any();
-    id.and_then(|id| BACKENDS.get(id))
-        .is_some_and(|backend| backend.snat_addresses.iter().any(|address| *address == dst))
+    id.and_then(|id| BACKENDS.get(id)).is_some_and(|backend| backend.snat_addresses.contains(&dst))
 }
 
 /// A fragment for us: its flow is in the first one only, and the kernel, which would put them together, knows no such connection
