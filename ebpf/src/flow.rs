@@ -13,6 +13,7 @@ use pairflip_common::{
     counter::Counter,
     flow::{Direction, FLAG_FIN, FLAG_SPOKE, FlowEntry, FlowState, Forwarding},
     flow_log::RecordKind,
+    route::{RouteAction, choice_slot},
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     family::Family,
     ingress::{Next, drop},
     log,
-    maps::{BACKENDS, DEVICES, HOLDS, SETTINGS, count, count_index},
+    maps::{BACKENDS, CLUSTERS, DEVICES, HOLDS, SETTINGS, count, count_index},
     packet::{ACK, FIN, RST, SYN, Segment},
     verdict::{FORGET, NOTHING, Verdict},
 };
@@ -56,6 +57,12 @@ pub(crate) fn known<F: Family>(
         remove(segment, entry, RecordKind::Replaced as u8);
         return None;
     }
+    if segment.flags & (SYN | ACK) == SYN
+        && entry.forwarding == Forwarding::Dsr as u8
+        && leads_elsewhere(segment, entry)
+    {
+        return Some(Verdict::reset(Counter::ResetPortBusy));
+    }
     verdict.then = if entry.forwarding == Forwarding::Dsr as u8 {
         follow_half(segment, entry)
     } else {
@@ -64,6 +71,18 @@ pub(crate) fn known<F: Family>(
             .map_or(NOTHING, |peer| follow(segment, entry, unsafe { &mut *peer }))
     };
     Some(verdict)
+}
+
+/// Whether a new connection of the flow's client would go to another backend by now. In `dsr` it cannot be seen that the server has ended
+/// the old one, so a SYN may be the start of a new one, and must not reach a server that takes none.
+#[inline(always)]
+fn leads_elsewhere<F: Family>(segment: &Segment<F>, entry: &FlowEntry<F::Address>) -> bool {
+    let key = segment.key();
+    let Some(vip) = segment.bench.vip(key.dst, key.dst_port) else { return true };
+    CLUSTERS.get_value(vip.cluster.into(), &vip.route.into()).is_none_or(|route| {
+        let slot = choice_slot(key.src, key.src_port) as usize;
+        route.action != RouteAction::Forward as u8 || route.choice.get(slot) != Some(&entry.backend)
+    })
 }
 
 /// Whether the flow's client has to wait. Nobody is held most of the time, and then nothing is looked up.
@@ -110,7 +129,8 @@ fn follow<F: Family>(
             RecordKind::ResetByServer as u8
         };
     }
-    if segment.flags & FIN != 0 {
+    // A FIN out of the receiver's window is forged: it must not open the flow's place to a SYN.
+    if segment.flags & FIN != 0 && segment.seq().wrapping_sub(peer.ack) < IN_FLIGHT_MAX {
         entry.flags |= FLAG_FIN;
         entry.state = FlowState::Closing as u8;
         peer.state = FlowState::Closing as u8;
@@ -155,10 +175,12 @@ pub(crate) fn half_open<F: Family>(
     entry: &mut FlowEntry<F::Address>,
 ) -> Next<F> {
     let mut verdict = Verdict::forward(entry, Counter::HalfOpenForwarded);
-    if segment.flags & RST != 0 {
+    // The server takes a client's RST only with the number that it expects (RFC 5961, section 3.2).
+    let from_client = entry.direction == Direction::Client as u8;
+    if segment.flags & RST != 0 && (!from_client || segment.seq() == entry.seq_next) {
         verdict.then = FORGET;
     }
-    if entry.direction != Direction::Client as u8 {
+    if !from_client {
         if is_from_elsewhere(ctx, entry) {
             verdict = Verdict::drop(Counter::DropWrongSide);
         }
@@ -201,6 +223,8 @@ fn own_peer<'a, F: Family>(
 #[inline(always)]
 fn promote<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> Next<F> {
     entry.state = FlowState::Established as u8;
+    // From here on numbers only move forward.
+    entry.ack = segment.ack();
     if F::insert_flow(segment.key(), entry) {
         if entry.forwarding == Forwarding::Dsr as u8 || promote_peer(segment, entry) {
             count(Counter::FlowOpened);
@@ -338,6 +362,10 @@ fn account<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     entry.last_seen = unsafe { bpf_jiffies64() } as u32;
     entry.packets = entry.packets.wrapping_add(1);
     entry.add_bytes(segment.place.l2_len as u32 + segment.place.ip_len);
+    // Until its handshake is complete, the client's only number is that of its SYN: whoever sends others is not it.
+    if entry.state == FlowState::HalfOpen as u8 && entry.direction == Direction::Client as u8 {
+        return;
+    }
     // Numbers only move forward (RFC 9293, section 3.4: compare modulo 2^32), so a retransmission changes nothing.
     let end = segment.seq_end();
     let mut speaks = false;

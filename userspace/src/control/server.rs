@@ -119,7 +119,7 @@ pub(crate) async fn list_flows(requests: &Requests, uri: &Uri) -> Result<Flows, 
         ApiError::new(
             "bad_query",
             format!("the query is not what /v1/flows takes: {reason}"),
-            "parameters are backend=ADDRESS:PORT and limit=NUMBER, each at most once",
+            "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once",
         )
     })?;
     ask(requests, |reply| Request::Flows { query, reply }).await

@@ -11,7 +11,7 @@ use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
 const COMMANDS: &str = "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip and /v1/unload";
 const FLIP_BODY: &str = r#"send {"route_only": true} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...]"#;
-const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT and limit=NUMBER, each at most once";
+const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";
 const NO_QUERY: &str = "leave out everything from the question mark on; commands take a JSON body";
 const SAFE_FLIP: &str = r#"route-only (`--route-only`, "route_only": true) moves new connections at once and touches no server. Acknowledged writes can be lost unless you make the old primary read-only and wait until the new one has caught up before you flip"#;
 

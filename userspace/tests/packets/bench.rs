@@ -54,6 +54,8 @@ pub(crate) struct Bench {
     ports: (u16, u16),
     flows_max: u32,
     half_open_max: u32,
+    /// Of the routes that are written from now on.
+    pub(crate) forwarding: Forwarding,
 }
 
 impl Bench {
@@ -90,7 +92,8 @@ impl Bench {
         let bpffs =
             PathBuf::from(format!("/sys/fs/bpf/pairflip-test-{}-{count}", std::process::id()));
         let dataplane = DataPlane::load(&load_options(&bpffs, flows_max, half_open_max)).unwrap();
-        let mut bench = Self { dataplane, bpffs, ports, flows_max, half_open_max };
+        let forwarding = Forwarding::Snat;
+        let mut bench = Self { dataplane, bpffs, ports, flows_max, half_open_max, forwarding };
         bench.dataplane.set_snat_ports(ports.0, ports.1).unwrap();
         bench
     }
@@ -151,7 +154,7 @@ impl Bench {
     fn swap(&mut self, pair: u16, generation: u32, target: RouteTarget) {
         let change = RouteChange {
             target,
-            forwarding: Forwarding::Snat,
+            forwarding: self.forwarding,
             restricted: false,
             deny: Denial::Reset,
         };

@@ -379,6 +379,49 @@ fn a_syn_on_an_established_flow_changes_nothing_and_on_a_closing_one_starts_over
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn a_forged_fin_does_not_open_a_flow_to_a_syn() {
+    let mut bench = Bench::new();
+    let flow = bench.establish(CLIENT, VIP_WRITE);
+    let far = flow.client_next.wrapping_add(1 << 30);
+    bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(far).ack(1).flags(FIN | ACK).bytes());
+    bench.route_all_to(SECOND, 2);
+    let (_, out) = bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(9_000).flags(SYN).bytes());
+    assert_eq!(Frame::parse(&out).dst, flow.backend, "the flow stays, and its server challenges");
+    assert_eq!(bench.flows(), 1);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_forged_reset_does_not_end_a_handshake() {
+    let bench = Bench::new();
+    bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(100).flags(SYN).bytes());
+    bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(5_000_000).flags(RST).bytes());
+    assert_eq!(bench.dataplane.flow_counts().unwrap().half_open, 1);
+    bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(101).flags(RST).bytes());
+    assert_eq!(bench.dataplane.flow_counts().unwrap().half_open, 0);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_dsr_a_port_that_is_used_again_never_opens_a_connection_to_the_old_pair() {
+    let mut bench = Bench::new();
+    bench.forwarding = Forwarding::Dsr;
+    bench.route_all_to(FIRST, 2);
+    let syn = |seq| Frame::tcp(CLIENT, VIP_WRITE).seq(seq).flags(SYN).bytes();
+    bench.run(&syn(100));
+    let (_, ack) = bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(101).ack(7).flags(ACK).bytes());
+    assert_eq!(Frame::parse(&ack).dst_mac, bench.backend_mac(FIRST));
+    assert_eq!(bench.flows(), 1);
+    // The same pair: its server knows whether the old connection is over.
+    assert_eq!(Frame::parse(&bench.run(&syn(90_000)).1).dst_mac, bench.backend_mac(FIRST));
+    bench.route_all_to(SECOND, 3);
+    let (action, out) = bench.run(&syn(90_000));
+    assert_eq!((action, Frame::parse(&out).flags), (Action::Tx, RST | ACK));
+    assert_eq!((bench.flows(), bench.counter("reset_port_busy")), (1, 1));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_handshake_that_does_not_acknowledge_the_server_opens_no_flow() {
     let bench = Bench::new();
     let (_, syn) = bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(100).flags(SYN).bytes());
