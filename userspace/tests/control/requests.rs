@@ -105,7 +105,7 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
             400,
             "bad_query",
             "the query is not what /v1/flows takes: server: unknown field `server`, expected \
-             `backend` or `limit`",
+             one of `backend`, `cluster`, `state`, `limit`",
             FLOWS_QUERY,
         ),
         (
