@@ -14,7 +14,9 @@ const TAG_LEN: usize = 4;
 const MACS_LEN: usize = 12;
 const TAGGED_LEN: usize = ETHERNET_LEN + TAG_LEN;
 const TWICE_TAGGED_LEN: usize = TAGGED_LEN + TAG_LEN;
-pub(crate) const LAYER2_LEN_MAX: usize = TWICE_TAGGED_LEN;
+/// Covers the most that is in front of an IP header; see [`crate::family::HEADERS_LEN_MASK`].
+pub(crate) const LAYER2_LEN_MASK: usize = 0x1f;
+const _: () = assert!(TWICE_TAGGED_LEN <= LAYER2_LEN_MASK);
 
 /// Tag protocols: customer and service tag.
 const CUSTOMER_TAG: [u8; 2] = [0x81, 0x00];
@@ -41,7 +43,7 @@ pub(crate) fn skip_tags(ctx: &XdpContext) -> Option<([u8; 2], usize)> {
         (&raw mut (*scratch).l2_len).write_volatile(len as u32);
         (&raw const (*scratch).l2_len).read_volatile()
     } as usize;
-    (len <= TWICE_TAGGED_LEN).then_some((ethertype, len))
+    Some((ethertype, len & LAYER2_LEN_MASK))
 }
 
 /// The ethertype that ends a header of `len` bytes.

@@ -16,8 +16,10 @@ use crate::{
 
 /// Extension headers that are followed: what more of them carry counts as not TCP; RFC 8200, section 4.1 recommends an order of six.
 const EXTENSIONS_MAX: u32 = 6;
-/// Most that an IP header and its extensions take: each of them is at most 256 * 8 bytes.
-pub(crate) const HEADERS_LEN_MAX: usize = V6::HEADER_LEN + EXTENSIONS_MAX as usize * 2048;
+/// Covers the most that an IP header and its extensions take: each of them is at most 256 * 8 bytes. A mask and not a comparison, because
+/// the verifier of Linux 6.1 forgets what was compared once the number is kept on the stack.
+pub(crate) const HEADERS_LEN_MASK: usize = 0x3fff;
+const _: () = assert!(V6::HEADER_LEN + EXTENSIONS_MAX as usize * 2048 <= HEADERS_LEN_MASK);
 
 /// TTL of packets of our own (RFC 1700).
 const TTL: u8 = 64;
@@ -435,10 +437,7 @@ fn skip_extensions(ctx: &XdpContext, l2_len: usize, ip: &mut Ip<V6>) -> Option<(
         (&raw mut (*scratch).headers_len).write_volatile(len as u32);
         (&raw const (*scratch).headers_len).read_volatile()
     } as usize;
-    if len > HEADERS_LEN_MAX {
-        return None;
-    }
-    ip.headers_len = len;
+    ip.headers_len = len & HEADERS_LEN_MASK;
     Some(())
 }
 

@@ -6,9 +6,9 @@ use pairflip_common::{counter::Counter, route::VipRoute};
 
 use crate::{
     Action,
-    ethernet::LAYER2_LEN_MAX,
-    family::{Family, HEADERS_LEN_MAX, Ip, V4, V6},
-    icmp, ingress,
+    ethernet::LAYER2_LEN_MASK,
+    family::{Family, HEADERS_LEN_MASK, Ip, V4, V6},
+    icmp,
     open::Syn,
     packet::Place,
     reset,
@@ -43,16 +43,14 @@ macro_rules! global {
             total_len: u32,
             other: u32,
         ) -> u32 {
-            match lengths(l2_len, headers_len) {
-                Some((l2_len, headers_len)) => icmp::packet::<$family>(
-                    &XdpContext::new(ctx),
-                    l2_len,
-                    headers_len,
-                    total_len as usize,
-                    other,
-                ),
-                None => ingress::drop(Counter::DropInternal),
-            }
+            let (l2_len, headers_len) = lengths(l2_len, headers_len);
+            icmp::packet::<$family>(
+                &XdpContext::new(ctx),
+                l2_len,
+                headers_len,
+                total_len as usize & 0xffff,
+                other,
+            )
         }
 
         #[inline(never)]
@@ -64,10 +62,8 @@ macro_rules! global {
             frame_len: u32,
             counter: u32,
         ) -> u32 {
-            match place(lengths, ip_len, frame_len) {
-                Some(place) => reset::answer::<$family>(&XdpContext::new(ctx), &place, counter),
-                None => ingress::drop(Counter::DropInternal),
-            }
+            let place = place(lengths, ip_len, frame_len);
+            reset::answer::<$family>(&XdpContext::new(ctx), &place, counter)
         }
 
         #[inline(never)]
@@ -79,10 +75,8 @@ macro_rules! global {
             frame_len: u32,
             mtu: u32,
         ) -> u32 {
-            match place(lengths, ip_len, frame_len) {
-                Some(place) => icmp::answer::<$family>(&XdpContext::new(ctx), &place, mtu),
-                None => ingress::drop(Counter::DropInternal),
-            }
+            let place = place(lengths, ip_len, frame_len);
+            icmp::answer::<$family>(&XdpContext::new(ctx), &place, mtu)
         }
 
         impl Global for $family {
@@ -136,9 +130,8 @@ global!(V6, pairflip_open6, pairflip_icmp6, pairflip_answer_rst6, pairflip_answe
 
 /// Lengths as the verifier may believe them.
 #[inline(always)]
-fn lengths(l2_len: u32, headers_len: u32) -> Option<(usize, usize)> {
-    let (l2_len, headers_len) = (l2_len as usize, headers_len as usize);
-    (l2_len <= LAYER2_LEN_MAX && headers_len <= HEADERS_LEN_MAX).then_some((l2_len, headers_len))
+fn lengths(l2_len: u32, headers_len: u32) -> (usize, usize) {
+    (l2_len as usize & LAYER2_LEN_MASK, headers_len as usize & HEADERS_LEN_MASK)
 }
 
 /// Both lengths of a place in one number: a function takes five.
@@ -148,7 +141,7 @@ fn pack(place: &Place) -> u32 {
 }
 
 #[inline(always)]
-fn place(packed: u32, ip_len: u32, frame_len: u32) -> Option<Place> {
-    let (l2_len, headers_len) = lengths(packed & 0xffff, packed >> 16)?;
-    Some(Place { l2_len, headers_len, ip_len, frame_len })
+fn place(packed: u32, ip_len: u32, frame_len: u32) -> Place {
+    let (l2_len, headers_len) = lengths(packed & 0xffff, packed >> 16);
+    Place { l2_len, headers_len, ip_len, frame_len }
 }

@@ -3,7 +3,6 @@
 //! Sizes given here are defaults; the daemon sets those of the flow tables from its configuration.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -27,14 +26,10 @@ use crate::work::Work;
 pub(crate) static FLOWS: HashMap<FlowKey<Ipv4Be>, FlowEntry<Ipv4Be>, { 2 * 262_144 }> =
     HashMap::new();
 
-/// The same for IPv6. Its memory is taken as flows come, because many hosts have none of them.
+/// The same for IPv6.
 #[btf_map]
-pub(crate) static FLOWS6: HashMap<
-    FlowKey<Ipv6Be>,
-    FlowEntry<Ipv6Be>,
-    { 2 * 262_144 },
-    { BPF_F_NO_PREALLOC as usize },
-> = HashMap::new();
+pub(crate) static FLOWS6: HashMap<FlowKey<Ipv6Be>, FlowEntry<Ipv6Be>, { 2 * 262_144 }> =
+    HashMap::new();
 
 /// Connections before the end of the handshake, two entries each. Written by the program. Full: the least recently
 /// used are evicted, which is what a SYN flood does to itself. One list for all CPUs: lists

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use pairflip::dataplane::{
-    BackendPath, Choice, ClientNetwork, DataPlane, Denial, LoadOptions, RouteChange, RouteTarget,
-    unload,
+    BackendPath, Choice, ClientNetwork, DataPlane, Denial, Families, LoadOptions, RouteChange,
+    RouteTarget, unload,
 };
 use pairflip_common::{
     bench::{BenchPacket, HEADERS_LEN},
@@ -58,6 +58,7 @@ impl Bench {
             bpffs: bpffs.clone(),
             flows_max,
             half_open_max,
+            families: Families::BOTH,
             all_programs: true,
         };
         let dataplane =

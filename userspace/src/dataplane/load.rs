@@ -35,9 +35,25 @@ pub struct LoadOptions {
     pub flows_max: u32,
     /// Half-open connections, two entries each. Ignored when maps are adopted.
     pub half_open_max: u32,
+    /// Families that there are routes for. The tables of the other take no memory worth mention.
+    pub families: Families,
     /// Loads the benchmark's and the clock's programs, too.
     pub all_programs: bool,
 }
+
+/// Which families are used; both may be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Families {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Families {
+    pub const BOTH: Self = Self { v4: true, v6: true };
+}
+
+/// Entries of a table of a family that is not used.
+const UNUSED_ENTRIES: u32 = 64;
 
 /// How the program is attached to an interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -150,11 +166,19 @@ impl DataPlane {
         let adopted = check_layout(&options.bpffs)?;
         route_tables::prepare(&options.bpffs)?;
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(names::FLOWS, options.flows_max.saturating_mul(2))
-            .map_max_entries(names::FLOWS6, options.flows_max.saturating_mul(2))
-            .map_max_entries(names::HALF_OPEN, options.half_open_max.saturating_mul(2))
-            .map_max_entries(names::HALF_OPEN6, options.half_open_max.saturating_mul(2));
+        let Families { v4, v6 } = options.families;
+        for (name, used, max) in [
+            (names::FLOWS, v4, options.flows_max),
+            (names::FLOWS6, v6, options.flows_max),
+            (names::HALF_OPEN, v4, options.half_open_max),
+            (names::HALF_OPEN6, v6, options.half_open_max),
+        ] {
+            if used {
+                make_way(&options.bpffs.join(name), name)?;
+            }
+            let entries = if used { max.saturating_mul(2) } else { UNUSED_ENTRIES };
+            loader.map_max_entries(name, entries);
+        }
         for name in names::PINNED {
             loader.map_pin_path(name, options.bpffs.join(name));
         }
@@ -344,6 +368,21 @@ fn describe(ebpf: &Ebpf, name: &'static str) -> Result<(OwnedFd, u32), Error> {
     let capacity = data.info().map_err(|source| Error::Map { map: name, source })?.max_entries();
     let fd = data.fd().as_fd().try_clone_to_owned();
     Ok((fd.map_err(|source| Error::Read { map: name, source })?, capacity))
+}
+
+/// Removes the pin of a table that was made when its family was not used, so that it is made anew: there are no flows in it.
+fn make_way(pin: &Path, name: &'static str) -> Result<(), Error> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    let error = |source| Error::Map { map: name, source };
+    let entries =
+        MapData::from_pin(pin).and_then(|map| Ok(map.info()?.max_entries())).map_err(error)?;
+    if entries > UNUSED_ENTRIES {
+        return Ok(());
+    }
+    remove_if_there(pin)
+        .map_err(|source| Error::Pin { path: pin.to_owned(), reason: source.to_string() })
 }
 
 /// Whether this kernel knows programs for packets that lie in several buffers: drivers ask for them where an interface's MTU is larger

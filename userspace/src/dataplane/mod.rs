@@ -21,7 +21,7 @@ pub use flow_table::{AnyEntry, FlowId};
 pub use flows::{EndedFlow, Ends, Flow, FlowCounts, FlowFilter, SweepLimits};
 pub use holds::{HOLD_MAX, PAUSE_MAX};
 pub use kernel::Lacking;
-pub use load::{Attachment, Error, LoadOptions, Mode, unload};
+pub use load::{Attachment, Error, Families, LoadOptions, Mode, unload};
 pub use slots::{SlotError, assign};
 pub use tables::{BackendPath, ClientNetwork, Denial, Network, RouteChange, RouteTarget};
 

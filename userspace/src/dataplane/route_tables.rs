@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::maps::{Array, MapData, MapError};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use pairflip_common::{
     names,
     route::{CLUSTERS_MAX, ROUTES_MAX, Route},
@@ -48,6 +49,8 @@ pub(crate) fn prepare(bpffs: &Path) -> Result<(), Error> {
     if path.exists() {
         return Ok(());
     }
+    // Up to Linux 5.10 maps count as locked memory. Where the limit cannot be raised, making the map says what is missing.
+    _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let outer = create_outer().map_err(|source| Error::Create { map: names::CLUSTERS, source })?;
     MapData::from_fd(outer)
         .map_err(|source| Error::Map { map: names::CLUSTERS, source })?

@@ -26,7 +26,7 @@ use crate::{
     check::{self, mysql::Prober},
     config::{Attach, Cluster, Config, Forwarding},
     control,
-    dataplane::{DataPlane, LoadOptions, Mode},
+    dataplane::{DataPlane, Families, LoadOptions, Mode},
     http,
     net::{frames::FrameSender, links, ports},
     state::{State, StateDir},
@@ -114,8 +114,14 @@ fn load_options(config: &Config) -> LoadOptions {
         bpffs: config.daemon.bpffs.clone(),
         flows_max: config.daemon.flows_max,
         half_open_max: config.daemon.half_open_max,
+        families: families(config),
         all_programs: false,
     }
+}
+
+fn families(config: &Config) -> Families {
+    let has = |v6: bool| all_backends(config).iter().any(|backend| backend.is_ipv6() == v6);
+    Families { v4: has(false), v6: has(true) }
 }
 
 fn log_attachments(dataplane: &DataPlane) {

@@ -10,8 +10,8 @@ use std::{
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeader};
 use pairflip::dataplane::{
-    BackendPath, Choice, ClientNetwork, DataPlane, Denial, LoadOptions, RouteChange, RouteTarget,
-    unload,
+    BackendPath, Choice, ClientNetwork, DataPlane, Denial, Families, LoadOptions, RouteChange,
+    RouteTarget, unload,
 };
 use pairflip_common::{
     flow::Forwarding,
@@ -255,6 +255,7 @@ fn load_options(bpffs: &std::path::Path, flows_max: u32, half_open_max: u32) -> 
         bpffs: bpffs.to_owned(),
         flows_max,
         half_open_max,
+        families: Families::BOTH,
         all_programs: false,
     }
 }

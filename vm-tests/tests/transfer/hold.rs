@@ -1,6 +1,6 @@
 //! A flow that is held when the daemon dies.
 
-use pairflip::dataplane::{DataPlane, FlowFilter, LoadOptions};
+use pairflip::dataplane::{DataPlane, Families, FlowFilter, LoadOptions};
 
 use super::{network::Forwarding, *};
 
@@ -44,6 +44,7 @@ fn hold(lab: &Lab, source: SocketAddr) {
         bpffs: lab.bpffs(),
         flows_max: 1024,
         half_open_max: 1024,
+        families: Families::BOTH,
         all_programs: false,
     };
     let mut dataplane = DataPlane::load(&options).unwrap();
