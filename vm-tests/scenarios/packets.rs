@@ -12,6 +12,9 @@ use crate::{
 /// Mutated frames that the program and its model judge: fewer than on the host, since a machine may be emulated.
 const FUZZ_FRAMES: &str = "5000";
 
+/// Every so many combinations of row and network of the table; likewise.
+const TABLE_STRIDE: &str = "7";
+
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "every packet case (userspace/tests/packets) through this kernel's test-run",
     suite: Suite::Quick,
@@ -24,7 +27,8 @@ fn story(notes: &mut Notes) -> Result<()> {
     let output = command::output(
         Command::new("packet-tests")
             .args(["--include-ignored", "--test-threads=1"])
-            .env("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES),
+            .env("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES)
+            .env("PAIRFLIP_TABLE_STRIDE", TABLE_STRIDE),
     )?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -39,12 +39,14 @@ fn the_table_of_packets() {
         .into_iter()
         .flatten()
         .collect();
+    // Fewer where the machine is emulated.
+    let stride = number("PAIRFLIP_TABLE_STRIDE", 1) as usize;
     let mut ran = 0;
     let mut by_row = BTreeMap::<&str, usize>::new();
     let mut wrong = Vec::new();
     for family in [Family::V4, Family::V6] {
         for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
-            let (some, mistakes) = table::run(family, forwarding, &rows);
+            let (some, mistakes) = table::run(family, forwarding, &rows, stride);
             for (row, count) in some {
                 ran += count;
                 *by_row.entry(row).or_default() += count;
@@ -57,8 +59,16 @@ fn the_table_of_packets() {
         println!("{mistake}");
     }
     assert!(wrong.is_empty(), "{} of {ran} cases failed", wrong.len());
-    assert_eq!(by_row.len(), rows.len(), "every row has a name of its own and runs somewhere");
+    assert!(
+        stride > 1 || by_row.len() == rows.len(),
+        "every row has a name of its own and runs somewhere"
+    );
     assert!(ran >= CASES_MIN);
+}
+
+/// A number that the environment may give.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 
 /// Frames that the model and the program judge in one run of the tests; `PAIRFLIP_FUZZ_FRAMES` asks for more, and
@@ -68,11 +78,8 @@ const FUZZ_FRAMES: u64 = 200_000;
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_program_and_the_model_agree_about_any_frame() {
-    let number = |name, default| {
-        std::env::var(name).map_or(default, |value| value.parse().expect("a number of frames"))
-    };
-    let frames: u64 = number("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES);
-    let seed: u64 = number("PAIRFLIP_FUZZ_SEED", 1);
+    let frames = number("PAIRFLIP_FUZZ_FRAMES", FUZZ_FRAMES);
+    let seed = number("PAIRFLIP_FUZZ_SEED", 1);
     for family in [Family::V4, Family::V6] {
         for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
             let counts = fuzz::run(family, forwarding, frames / 6, seed);
