@@ -14,7 +14,7 @@ use crate::{
         Expect::{Drop, Forward, Pass, Reset, TimeExceeded, TooBig},
         Row, row,
     },
-    world::{Arms, BACKEND_MTU, CLIENT_MTU, Family, Given, World},
+    world::{Arms, BACKEND_MTU, CLIENT_MTU, Family, Given, STRAY_PORT, World},
 };
 
 /// What a SYN of Linux carries: segment size, selective acknowledgement, timestamps, window scale.
@@ -141,9 +141,9 @@ pub(crate) fn strays() -> Vec<Row> {
         row("a packet without flags", Fresh, Client, |s| s.client(0), Reset("reset_unknown_flow")),
         row("a stray reset", Fresh, Client, |s| s.client(RST), Drop("drop_no_reset")),
         row("a SYN with RST", Fresh, Client, |s| s.client(SYN | RST), Drop("drop_no_reset")),
-        row("a stray reply", Fresh, Backend, |s| s.server(ACK).between(s.backend, (s.snat, 40_000).into()),
+        row("a stray reply", Fresh, Backend, |s| s.server(ACK).between(s.backend, (s.snat, STRAY_PORT).into()),
             Reset("reset_unknown_flow")).only(snat),
-        row("a stray reset of a backend", Fresh, Backend, |s| s.server(RST).between(s.backend, (s.snat, 40_000).into()),
+        row("a stray reset of a backend", Fresh, Backend, |s| s.server(RST).between(s.backend, (s.snat, STRAY_PORT).into()),
             Drop("drop_no_reset")).only(snat),
         row("a stranger to a SNAT port", Open, Backend, |s| s.server(ACK).between(s.stranger, s.source),
             Pass("pass_not_backend")).only(snat),
@@ -155,7 +155,7 @@ pub(crate) fn strays() -> Vec<Row> {
             Pass("pass_not_backend")).only(dnat),
         row("another port of a VIP", Fresh, Client, |s| s.client(SYN).between(s.client, (s.vip.ip(), 22).into()), Pass("pass_no_route")),
         row("port 0 of a VIP", Fresh, Client, |s| s.client(SYN).between(s.client, (s.vip.ip(), 0).into()), Pass("pass_no_route")),
-        row("a stray reply from port 0", Fresh, Backend, |s| s.server(ACK).between((s.backend.ip(), 0).into(), (s.snat, 40_000).into()),
+        row("a stray reply from port 0", Fresh, Backend, |s| s.server(ACK).between((s.backend.ip(), 0).into(), (s.snat, STRAY_PORT).into()),
             Pass("pass_not_backend")).only(snat),
         row("somebody else's packet", Fresh, Client, |s| s.client(SYN).between(s.client, s.stranger), Pass("pass_not_ours")),
         row("another protocol", Fresh, Client, |s| s.packet(Client, s.client, s.vip, Body::Other(17, vec![7; 30])),

@@ -29,7 +29,9 @@ pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 /// Apart, so that a packet that is measured by the wrong one shows.
 pub(crate) const CLIENT_MTU: usize = 1400;
 pub(crate) const BACKEND_MTU: usize = 1500;
-pub(crate) const SNAT_PORTS: (u16, u16) = (32_768, 60_999);
+pub(crate) const SNAT_PORTS: (u16, u16) = (32_768, 60_998);
+/// A port of the data plane's that no flow gets: a stray must not meet one by chance.
+pub(crate) const STRAY_PORT: u16 = SNAT_PORTS.1 + 1;
 const CLUSTER: u16 = 0;
 const ROUTE: VipRoute = VipRoute { cluster: CLUSTER, route: 0 };
 
@@ -96,7 +98,7 @@ pub(crate) struct Outcome {
 
 impl World {
     pub(crate) fn new(family: Family, forwarding: Forwarding, flows_max: u32) -> Self {
-        let mut bench = Bench::bare(SNAT_PORTS, flows_max, 8192);
+        let mut bench = Bench::bare((SNAT_PORTS.0, STRAY_PORT), flows_max, 8192);
         bench.dataplane.set_features(forwarding == Forwarding::Dnat, false).unwrap();
         let mut world = Self {
             bench,
