@@ -149,6 +149,10 @@ fn end_flows(runtime: &mut Runtime, cluster: ClusterId, which: EndWhich, reason:
             "some RSTs could not be sent; those clients get theirs with their next packet"
         );
     }
+    let why = reason.to_string();
+    for flow in &ended {
+        runtime.log_ended(flow, &why);
+    }
     if !ended.is_empty() {
         tracing::info!(flows = ended.len(), %reason, "ended flows on both sides");
     }
