@@ -156,6 +156,15 @@ impl<A: Address> FlowKey<A> {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
     }
 
+    /// Sets all of it; see [`Address::set`].
+    #[inline(always)]
+    pub fn set(&mut self, src: &A, dst: &A, src_port: PortBe, dst_port: PortBe) {
+        self.src.set(src);
+        self.dst.set(dst);
+        self.src_port = src_port;
+        self.dst_port = dst_port;
+    }
+
     /// Whether this is the key of a packet in the opposite direction.
     #[inline(always)]
     pub fn is_reverse_of(&self, other: &Self) -> bool {

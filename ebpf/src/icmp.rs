@@ -93,21 +93,15 @@ fn translate<F: Family>(
     }
     // SAFETY: `header` checked the bounds.
     let Quoted { src_port, dst_port, .. } = unsafe { *tcp };
-    let work = F::bench()?.work();
+    // SAFETY: `F::header` checked the bounds of both.
+    let ((src, dst), (_, told)) =
+        unsafe { (F::addresses(&*quoted_header), F::addresses(&*header_at)) };
+    // An error goes to the quoted packet's source; to anybody else it is not about what we forwarded.
+    if told != src {
+        return None;
+    }
     // The packet in the other direction: its entry says where the quoted one came from.
-    // SAFETY: the memory belongs to this CPU and this packet; `F::header` checked the bounds.
-    let key = unsafe {
-        let (src, dst) = F::addresses(&*quoted_header);
-        // An error goes to the quoted packet's source; to anybody else it is not about what we forwarded.
-        if F::addresses(&*header_at).1 != src {
-            return None;
-        }
-        (*work).key.src.set(&dst);
-        (*work).key.dst.set(&src);
-        (*work).key.src_port = dst_port;
-        (*work).key.dst_port = src_port;
-        &(*work).key
-    };
+    let key = F::bench()?.set_key(&dst, &src, dst_port, src_port);
     let entry = F::flow(key).or_else(|| F::half_open(key))?;
     // SAFETY: a map value is valid until the program returns.
     let entry = unsafe { &*entry };

@@ -209,17 +209,9 @@ fn fragment<F: Family>(ctx: &XdpContext, l2_len: usize, ip: &Ip<F>, to: u64) -> 
     if ip.fragment == Fragment::First
         && let Some(tcp) = header::<Tcp>(ctx, l2_len + ip.headers_len)
     {
-        // SAFETY: `header` checked the bounds; the memory belongs to this CPU and this packet.
-        let key = unsafe {
-            let Tcp { src_port, dst_port, .. } = *tcp;
-            let key = &mut (*bench.work()).key;
-            key.src.set(&src);
-            key.dst.set(&dst);
-            key.src_port = src_port;
-            key.dst_port = dst_port;
-            key
-        };
-        if F::flow(key).is_some() {
+        // SAFETY: `header` checked the bounds.
+        let Tcp { src_port, dst_port, .. } = unsafe { *tcp };
+        if F::flow(bench.set_key(&src, &dst, src_port, dst_port)).is_some() {
             return drop(Counter::DropFragment);
         }
     }

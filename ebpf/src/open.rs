@@ -92,10 +92,7 @@ impl<F: Family> Syn<F> {
         entry.flags = 0;
         entry.forwarding = route.forwarding;
         if route.forwarding == Forwarding::Dsr as u8 {
-            entry.rewrite.src.set(&key.src);
-            entry.rewrite.dst.set(&key.dst);
-            entry.rewrite.src_port = key.src_port;
-            entry.rewrite.dst_port = key.dst_port;
+            entry.rewrite.set(&key.src, &key.dst, key.src_port, key.dst_port);
             entry.ip_delta = 0;
             entry.tcp_delta = 0;
         } else {
@@ -171,10 +168,7 @@ impl<F: Family> Syn<F> {
         peer.state = entry.state;
         peer.forwarding = entry.forwarding;
         peer.direction = Direction::Reply as u8;
-        peer.rewrite.src.set(&key.dst);
-        peer.rewrite.dst.set(&key.src);
-        peer.rewrite.src_port = key.dst_port;
-        peer.rewrite.dst_port = key.src_port;
+        peer.rewrite.set(&key.dst, &key.src, key.dst_port, key.src_port);
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
         // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
         let cursor = unsafe {

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use pairflip_common::{
-    be::{Address, Mac, PortBe},
+    be::{Mac, PortBe},
     csum::FoldedDelta,
     flow::{FlowEntry, FlowKey},
 };
@@ -123,16 +123,9 @@ impl<F: Family> Segment<F> {
             }
         }
         let bench = F::bench()?;
-        let work = bench.work();
-        // SAFETY: the memory belongs to this CPU, and XDP programs of one CPU do not preempt each other; `F::header` checked
-        // the bounds.
-        unsafe {
-            let (src, dst) = F::addresses(&*ip.header);
-            (*work).key.src.set(&src);
-            (*work).key.dst.set(&dst);
-            (*work).key.src_port = src_port;
-            (*work).key.dst_port = dst_port;
-        }
+        // SAFETY: `F::header` checked the bounds.
+        let (src, dst) = F::addresses(unsafe { &*ip.header });
+        bench.set_key(&src, &dst, src_port, dst_port);
         Some(Self {
             ethernet,
             ip: ip.header,

@@ -24,19 +24,23 @@ enum Kind {
 pub(crate) type Code = u32;
 const KIND_SHIFT: u32 = 16;
 
+const RESET: u32 = Kind::Reset as u32;
+const DROP: u32 = Kind::Drop as u32;
+const FORWARD: u32 = Kind::Forward as u32;
+
 #[inline(always)]
 pub(crate) const fn refuse(counter: Counter) -> Code {
-    (Kind::Reset as u32) << KIND_SHIFT | counter as u32
+    RESET << KIND_SHIFT | counter as u32
 }
 
 #[inline(always)]
 pub(crate) const fn ignore(counter: Counter) -> Code {
-    (Kind::Drop as u32) << KIND_SHIFT | counter as u32
+    DROP << KIND_SHIFT | counter as u32
 }
 
 #[inline(always)]
 pub(crate) const fn accept(counter: Counter) -> Code {
-    (Kind::Forward as u32) << KIND_SHIFT | counter as u32
+    FORWARD << KIND_SHIFT | counter as u32
 }
 
 /// A decision about a packet.
@@ -78,8 +82,8 @@ impl<F: Family> Verdict<F> {
     #[inline(always)]
     pub(crate) const fn from_code(code: Code, entry: *mut FlowEntry<F::Address>) -> Self {
         let kind = match code >> KIND_SHIFT {
-            2 => Kind::Reset,
-            3 => Kind::Forward,
+            RESET => Kind::Reset,
+            FORWARD => Kind::Forward,
             _ => Kind::Drop,
         };
         Self { kind, counter: code & 0xffff, entry, then: NOTHING }

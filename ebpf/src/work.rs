@@ -12,7 +12,7 @@ use crate::maps::{ALLOW, BACKEND_IDS, NETWORKS, VIPS};
 #[repr(C)]
 pub(crate) struct Work<A> {
     /// The packet's own key.
-    pub(crate) key: FlowKey<A>,
+    key: FlowKey<A>,
     peer_key: FlowKey<A>,
     any_key: FlowKey<AnyAddress>,
     vip: VipKey,
@@ -34,12 +34,21 @@ impl<A: Address> Bench<A> {
         Self(work)
     }
 
+    /// Sets [`Bench::key`]; once for a packet.
     #[inline(always)]
-    pub(crate) const fn work(self) -> *mut Work<A> {
-        self.0
+    pub(crate) fn set_key(
+        self,
+        src: &A,
+        dst: &A,
+        src_port: PortBe,
+        dst_port: PortBe,
+    ) -> &'static FlowKey<A> {
+        // SAFETY: the memory is this packet's alone, and nobody has read the key yet.
+        unsafe { (*self.0).key.set(src, dst, src_port, dst_port) };
+        self.key()
     }
 
-    /// The packet's addresses as it came.
+    /// The packet's addresses as it came; in an ICMP error, those of the quoted packet in the other direction.
     #[inline(always)]
     pub(crate) fn key(self) -> &'static FlowKey<A> {
         // SAFETY: written once for this packet, before anybody reads it.
@@ -51,11 +60,8 @@ impl<A: Address> Bench<A> {
     pub(crate) fn peer_key(self, entry: &FlowEntry<A>) -> &'static FlowKey<A> {
         // SAFETY: the memory is this packet's alone.
         unsafe {
-            let key = &mut (*self.0).peer_key;
-            key.src.set(&entry.rewrite.dst);
-            key.dst.set(&entry.rewrite.src);
-            key.src_port = entry.rewrite.dst_port;
-            key.dst_port = entry.rewrite.src_port;
+            let (key, leaves) = (&mut (*self.0).peer_key, &entry.rewrite);
+            key.set(&leaves.dst, &leaves.src, leaves.dst_port, leaves.src_port);
             key
         }
     }
@@ -66,10 +72,7 @@ impl<A: Address> Bench<A> {
         // SAFETY: as above.
         unsafe {
             let (key, own) = (&mut (*self.0).any_key, self.key());
-            key.src.set(&own.src.any());
-            key.dst.set(&own.dst.any());
-            key.src_port = own.src_port;
-            key.dst_port = own.dst_port;
+            key.set(&own.src.any(), &own.dst.any(), own.src_port, own.dst_port);
             key
         }
     }
