@@ -49,8 +49,6 @@ pub(super) struct Table<A> {
     /// For batch operations, which aya does not have.
     pub(super) fd: OwnedFd,
     pub(super) name: &'static str,
-    /// Entries that it takes.
-    pub(super) capacity: u32,
     pub(super) is_v6: bool,
 }
 

@@ -209,12 +209,6 @@ impl DataPlane {
         Ok(taken)
     }
 
-    /// Takes one flow out of the tables, if it is there.
-    pub fn take_flow(&mut self, id: FlowId) -> Option<EndedFlow> {
-        let tables = self.tables_mut().into_iter();
-        tables.filter(|table| table.is_for(&id)).find_map(|table| take(table, id, |_, _| true))
-    }
-
     /// Looks at some thousand entries of each table and removes the flows that were silent for longer than `limits` of their cluster's slot
     /// say. Called again and again, it goes through all of them. Returns those that it removed.
     pub fn sweep(&mut self, limits: impl Fn(u16) -> SweepLimits) -> Result<Vec<EndedFlow>, Error> {
@@ -250,11 +244,6 @@ impl DataPlane {
     ) -> Result<(), Error> {
         let key = super::tables::key(remote, local);
         if self.flows6.is_for(&key) { self.flows6.protect(&key) } else { self.flows.protect(&key) }
-    }
-
-    /// Flows, and half-open connections, that there may be at a time; for each family.
-    pub fn capacities(&self) -> (u32, u32) {
-        (self.flows.capacity / 2, self.half_open.capacity / 2)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use aya::maps::MapError;
 use pairflip_common::{names, route::VipRoute};
 
-use super::{DataPlane, Error, FlowId, tables::map_error};
+use super::{
+    DataPlane, Error, FlowId,
+    tables::{is_missing, map_error},
+};
 
 /// Longest hold. TCP sends again after 200 ms and then doubles (RFC 6298; Linux's minimum), so a client waits at most about twice the
 /// time that its packets were dropped.
@@ -38,12 +40,8 @@ impl DataPlane {
     /// Lets a held flow go on before its time.
     pub fn release(&mut self, id: &FlowId) -> Result<(), Error> {
         match self.holds.remove(id) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                Ok(())
-            }
+            Ok(()) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
             Err(source) => Err(Error::Map { map: names::HOLDS, source }),
         }
     }

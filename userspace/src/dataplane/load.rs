@@ -213,8 +213,8 @@ impl DataPlane {
         }
         macro_rules! table {
             ($name:expr, $is_v6:expr) => {{
-                let (fd, capacity) = describe(&ebpf, $name)?;
-                Table { map: map!($name), fd, name: $name, capacity, is_v6: $is_v6 }
+                let fd = fd(&ebpf, $name)?;
+                Table { map: map!($name), fd, name: $name, is_v6: $is_v6 }
             }};
         }
         Ok(Self {
@@ -360,14 +360,12 @@ fn link_pin(bpffs: &Path, interface: &str, mode: Mode) -> PathBuf {
     bpffs.join(format!("link-{}-{}", mode.name(), interface.replace('.', ":")))
 }
 
-/// A descriptor of our own of a hash map, since aya's typed maps do not lend theirs, and how many entries it takes.
-fn describe(ebpf: &Ebpf, name: &'static str) -> Result<(OwnedFd, u32), Error> {
+/// A descriptor of our own of a hash map: aya's typed maps do not lend theirs.
+fn fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
     let (Some(Map::HashMap(data)) | Some(Map::LruHashMap(data))) = ebpf.map(name) else {
         return Err(Error::Missing(name));
     };
-    let capacity = data.info().map_err(|source| Error::Map { map: name, source })?.max_entries();
-    let fd = data.fd().as_fd().try_clone_to_owned();
-    Ok((fd.map_err(|source| Error::Read { map: name, source })?, capacity))
+    data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::Read { map: name, source })
 }
 
 /// Removes the pin of a table that was made when its family was not used, so that it is made anew: there are no flows in it.

@@ -440,12 +440,7 @@ impl DataPlane {
     pub fn routes(&self, cluster: u16) -> Result<Option<BTreeMap<u16, Route>>, Error> {
         let table = match self.clusters.get(&cluster.into(), 0) {
             Ok(table) => table,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                return Ok(None);
-            }
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(source) => return Err(Error::Map { map: names::CLUSTERS, source }),
         };
         let mut routes = BTreeMap::new();
@@ -469,6 +464,12 @@ impl DataPlane {
             })
             .collect()
     }
+}
+
+/// Whether the error says that there is no such key.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound)
+        || matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
 fn vip_key(vip: SocketAddr) -> VipKey {

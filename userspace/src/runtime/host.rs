@@ -128,37 +128,19 @@ impl Runtime {
 
     /// Makes the VIPs known to the program. Those without a table yet refuse.
     pub(super) fn publish_vips(&mut self) -> Result<()> {
-        for (cluster_index, cluster) in self.config.clusters.iter().enumerate() {
-            for (route_index, route) in cluster.routes.iter().enumerate() {
-                let slot = self.ids.route_slot(
-                    pairflip_policy::ClusterId(cluster_index as u16),
-                    pairflip_policy::RouteId(route_index as u16),
-                );
-                if let Some(slot) = slot {
-                    self.dataplane.add_vip(route.vip, slot)?;
-                }
-            }
+        for (slot, route) in self.ids.routes(&self.config) {
+            self.dataplane.add_vip(route.vip, slot)?;
         }
         Ok(())
     }
 
     /// Says who may connect where, and what the program looks out for.
     pub(super) fn publish_rules(&mut self) -> Result<()> {
-        let mut allowed = Vec::new();
-        for (cluster_index, cluster) in self.config.clusters.iter().enumerate() {
-            for (route_index, route) in cluster.routes.iter().enumerate() {
-                let slot = self.ids.route_slot(
-                    pairflip_policy::ClusterId(cluster_index as u16),
-                    pairflip_policy::RouteId(route_index as u16),
-                );
-                let networks: Vec<dataplane::Network> = route
-                    .allow
-                    .iter()
-                    .map(|network| (network.network(), network.prefix_len()))
-                    .collect();
-                allowed.extend(slot.map(|slot| (slot, networks)));
-            }
-        }
+        let networks = |route: &config::Route| -> Vec<dataplane::Network> {
+            route.allow.iter().map(|network| (network.network(), network.prefix_len())).collect()
+        };
+        let allowed: Vec<_> =
+            self.ids.routes(&self.config).map(|(slot, route)| (slot, networks(route))).collect();
         self.dataplane.set_allowed(&allowed)?;
         let dnat = self
             .config

@@ -69,6 +69,15 @@ impl Ids {
         shares
     }
 
+    /// Every route with its place in the kernel's tables.
+    pub(super) fn routes<'a>(
+        &'a self,
+        config: &'a Config,
+    ) -> impl Iterator<Item = (VipRoute, &'a config::Route)> {
+        let clusters = self.slots.iter().zip(&config.clusters);
+        clusters.flat_map(|(slots, cluster)| slots.iter().copied().zip(&cluster.routes))
+    }
+
     /// The configuration as the policy wants it.
     pub(super) fn specs(&self, config: &Config) -> Vec<ClusterSpec> {
         config
