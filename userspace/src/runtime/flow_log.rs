@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use super::Runtime;
 use crate::dataplane::{EndedFlow, FlowLine, FlowLog};
 
-/// What the log's lines are filtered by: `RUST_LOG=flow=off`.
+/// What its lines are filtered by: `pairflipd --log info,flow=off`.
 const TARGET: &str = "flow";
 
 impl Runtime {
