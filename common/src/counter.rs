@@ -94,6 +94,9 @@ counters! {
     IcmpTtl = "icmp_ttl",
     /// ICMP: the sender was told that the packet is larger than the way allows.
     IcmpTooBig = "icmp_too_big",
+
+    /// RST: a late packet of a flow that the daemon had ended.
+    ResetEnded = "reset_ended",
 }
 
 /// Entries of the counters map, with room for counters of later versions.

@@ -107,6 +107,8 @@ pub enum FlowState {
     Established = 2,
     /// At least one side sent FIN.
     Closing = 3,
+    /// Ended by the daemon. Not a connection any more: it stands in the half-open table so that late packets are answered.
+    Ended = 4,
 }
 
 impl FlowState {
@@ -115,6 +117,7 @@ impl FlowState {
             1 => Some(Self::HalfOpen),
             2 => Some(Self::Established),
             3 => Some(Self::Closing),
+            4 => Some(Self::Ended),
             _ => None,
         }
     }

@@ -174,16 +174,19 @@ pub(crate) fn half_open<F: Family>(
     segment: &Segment<F>,
     entry: &mut FlowEntry<F::Address>,
 ) -> Next<F> {
+    let from_client = entry.direction == Direction::Client as u8;
+    if !from_client && is_from_elsewhere(ctx, entry) {
+        return Next::Done(Verdict::drop(Counter::DropWrongSide));
+    }
+    if entry.state == FlowState::Ended as u8 {
+        return ended(segment, entry);
+    }
     let mut verdict = Verdict::forward(entry, Counter::HalfOpenForwarded);
     // The server takes a client's RST only with the number that it expects (RFC 5961, section 3.2).
-    let from_client = entry.direction == Direction::Client as u8;
     if segment.flags & RST != 0 && (!from_client || segment.seq() == entry.seq_next) {
         verdict.then = FORGET;
     }
     if !from_client {
-        if is_from_elsewhere(ctx, entry) {
-            verdict = Verdict::drop(Counter::DropWrongSide);
-        }
         return Next::Done(verdict);
     }
     // A retransmitted SYN stays with the first choice, whatever was flipped meanwhile. Another initial number is
@@ -206,6 +209,26 @@ pub(crate) fn half_open<F: Family>(
         completes = completes && peer.packets > 0 && segment.ack() == peer.seq_next;
     }
     if completes { promote(segment, entry) } else { Next::Done(verdict) }
+}
+
+/// A late packet of a flow that the daemon ended: whoever sends it missed its RST, because data was on its way, and is told again with the
+/// number that the packet names.
+#[inline(always)]
+fn ended<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> Next<F> {
+    let from_client = entry.direction == Direction::Client as u8;
+    if from_client && segment.flags & (SYN | ACK | RST | FIN) == SYN {
+        forget(segment, entry);
+        return Next::NoFlow;
+    }
+    // In `dsr` the server's challenge goes to the client, whose answer to it is the RST that the server accepts.
+    if segment.flags & RST != 0 && entry.forwarding == Forwarding::Dsr as u8 {
+        return Next::Done(Verdict::forward(entry, Counter::HalfOpenForwarded));
+    }
+    // So that the daemon, which says it again, has the right number as well.
+    if segment.flags & ACK != 0 && segment.ack().wrapping_sub(entry.ack) as i32 > 0 {
+        entry.ack = segment.ack();
+    }
+    Next::Done(Verdict::reset(Counter::ResetEnded))
 }
 
 /// The reply entry of a half-open connection, if it is still that of the client with this key.

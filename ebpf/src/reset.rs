@@ -1,4 +1,4 @@
-//! Answers to packets that have no flow: an RST to the sender, made in place, at a bounded rate.
+//! Answers to packets that have no flow, or one that was ended: an RST to the sender, made in place.
 
 use aya_ebpf::{
     bindings::xdp_action::XDP_TX,
@@ -27,7 +27,9 @@ pub(crate) fn answer<F: Family>(ctx: &XdpContext, place: &Place, counter: u32) -
     };
     // SAFETY: `header` checked the bounds.
     let flags = unsafe { (*tcp).flags };
-    if flags & RST != 0 || !take_token() {
+    // Whoever had a flow is no address that somebody made up, and what it is told here it is told by nobody else: not at a bounded rate.
+    let bounded = counter != Counter::ResetEnded as u32;
+    if flags & RST != 0 || bounded && !take_token() {
         return drop(Counter::DropNoReset);
     }
     if write::<F>(ctx, place, tcp).is_none() {

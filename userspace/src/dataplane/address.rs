@@ -29,20 +29,20 @@ pub(super) fn slot(address: IpAddr) -> u32 {
     slot
 }
 
-/// A key of one family out of one of both.
-pub(super) fn narrow<A: Address>(key: &FlowKey<AnyAddress>) -> FlowKey<A> {
+/// A key with addresses of another type: of one family, or of both.
+pub(super) fn convert<A: Address, B: Address>(key: &FlowKey<A>) -> FlowKey<B> {
     FlowKey {
-        src: A::from_any(key.src),
-        dst: A::from_any(key.dst),
+        src: B::from_any(key.src.any()),
+        dst: B::from_any(key.dst.any()),
         src_port: key.src_port,
         dst_port: key.dst_port,
     }
 }
 
-/// An entry of one family as one of both.
-pub(super) fn widen<A: Address>(entry: &FlowEntry<A>) -> FlowEntry<AnyAddress> {
+/// The same for an entry.
+pub(super) fn convert_entry<A: Address, B: Address>(entry: &FlowEntry<A>) -> FlowEntry<B> {
     FlowEntry {
-        rewrite: entry.rewrite.any(),
+        rewrite: convert(&entry.rewrite),
         ip_delta: entry.ip_delta,
         tcp_delta: entry.tcp_delta,
         client_mac: entry.client_mac,

@@ -13,7 +13,7 @@ use pairflip_common::{
 
 use super::{
     Error,
-    address::{narrow, widen},
+    address::{convert, convert_entry},
     batch::{self, Position},
 };
 
@@ -36,6 +36,8 @@ pub(super) trait FlowTable: Send {
         each: &mut dyn FnMut(FlowId, AnyEntry),
     ) -> Result<bool, Error>;
     fn get(&self, key: &FlowId) -> Option<AnyEntry>;
+    /// Puts an entry in, if there is none with this key; returns whether it did.
+    fn add(&mut self, key: &FlowId, entry: &AnyEntry) -> bool;
     /// An entry that is gone by now is what the caller wants.
     fn remove(&mut self, key: &FlowId);
     /// Lets packets of a connection of the host's own pass; a flow of ours that has the key keeps it.
@@ -70,23 +72,28 @@ where
     ) -> Result<bool, Error> {
         batch::some::<FlowKey<A>, FlowEntry<A>>(self.fd.as_fd(), position, |key, entry| {
             if entry.direction == Direction::Client as u8 {
-                each(key.any(), widen(&entry));
+                each(convert(&key), convert_entry(&entry));
             }
         })
         .map_err(|source| Error::Read { map: self.name, source })
     }
 
     fn get(&self, key: &FlowId) -> Option<AnyEntry> {
-        self.map.get(&narrow(key), 0).ok().map(|entry| widen(&entry))
+        self.map.get(&convert(key), 0).ok().map(|entry| convert_entry(&entry))
+    }
+
+    fn add(&mut self, key: &FlowId, entry: &AnyEntry) -> bool {
+        let entry = convert_entry(entry);
+        self.map.insert(convert(key), entry, BPF_NOEXIST).is_ok()
     }
 
     fn remove(&mut self, key: &FlowId) {
-        _ = self.map.remove(&narrow(key));
+        _ = self.map.remove(&convert(key));
     }
 
     fn protect(&mut self, key: &FlowId) -> Result<(), Error> {
         let entry = FlowEntry { direction: Direction::Host as u8, ..FlowEntry::default() };
-        match self.map.insert(narrow::<A>(key), entry, BPF_NOEXIST) {
+        match self.map.insert(convert(key), entry, BPF_NOEXIST) {
             Ok(()) => Ok(()),
             Err(MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::EEXIST) =>

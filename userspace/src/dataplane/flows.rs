@@ -1,11 +1,15 @@
-//! Listing, counting, sweeping and ending flows.
+//! Listing, counting and sweeping flows.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use pairflip_common::flow::{FlowState, Forwarding};
 
 use super::{
-    AnyEntry, DataPlane, Error, FlowId, address::socket, batch::Position, flow_table::FlowTable,
+    AnyEntry, DataPlane, EndedFlow, Error, FlowId,
+    address::socket,
+    batch::Position,
+    ending::{is_ended, reply, take},
+    flow_table::FlowTable,
 };
 
 /// One TCP connection through the redirector.
@@ -56,7 +60,8 @@ pub struct FlowFilter {
 
 impl FlowFilter {
     fn matches(&self, entry: &AnyEntry) -> bool {
-        self.backend.is_none_or(|backend| backend == entry.backend)
+        !is_ended(entry)
+            && self.backend.is_none_or(|backend| backend == entry.backend)
             && self.cluster.is_none_or(|cluster| cluster == entry.cluster)
             && self.state.is_none_or(|state| state as u8 == entry.state)
     }
@@ -75,7 +80,8 @@ impl SweepLimits {
         match FlowState::from_byte(state) {
             Some(FlowState::HalfOpen) => self.half_open,
             Some(FlowState::Established) => self.established,
-            Some(FlowState::Closing) | None => self.closing,
+            // As long as TCP itself keeps the name of a connection that is over (RFC 9293, 3.6.1: TIME-WAIT).
+            Some(FlowState::Closing | FlowState::Ended) | None => self.closing,
         }
     }
 }
@@ -84,48 +90,23 @@ impl SweepLimits {
 #[derive(Debug, Default)]
 pub(super) struct SweepPositions([Position; TABLES]);
 
-/// A flow that was taken out of the tables, with all that is needed to tell both ends.
-#[derive(Clone, Debug)]
-pub struct EndedFlow {
-    pub id: FlowId,
-    pub client: AnyEntry,
-    /// The reply direction's entry; missing in `dsr`, and when only half of the flow was left.
-    pub reply: Option<AnyEntry>,
-}
-
-/// Source and destination of a packet.
-pub type Ends = (SocketAddr, SocketAddr);
-
-impl EndedFlow {
-    /// Ends of packets to the client.
-    pub fn towards_client(&self) -> Ends {
-        (socket(self.id.dst, self.id.dst_port), socket(self.id.src, self.id.src_port))
-    }
-
-    /// Ends of packets to the backend.
-    pub fn towards_backend(&self) -> Ends {
-        let rewrite = self.client.rewrite;
-        (socket(rewrite.src, rewrite.src_port), socket(rewrite.dst, rewrite.dst_port))
-    }
-}
-
 /// Two families, and in each flows and half-open connections.
 const TABLES: usize = 4;
 
 impl DataPlane {
     /// Half-open connections first: one that is promoted meanwhile is then found in the flow table.
-    fn tables(&self) -> [&dyn FlowTable; TABLES] {
+    pub(super) fn tables(&self) -> [&dyn FlowTable; TABLES] {
         [&self.half_open, &self.half_open6, &self.flows, &self.flows6]
     }
 
-    fn tables_mut(&mut self) -> [&mut dyn FlowTable; TABLES] {
+    pub(super) fn tables_mut(&mut self) -> [&mut dyn FlowTable; TABLES] {
         [&mut self.half_open, &mut self.half_open6, &mut self.flows, &mut self.flows6]
     }
 
     pub fn flow_counts(&self) -> Result<FlowCounts, Error> {
         let mut counts = FlowCounts::default();
         for table in [&self.half_open as &dyn FlowTable, &self.half_open6] {
-            table.for_each(&mut |_, _| counts.half_open += 1)?;
+            table.for_each(&mut |_, entry| counts.half_open += u64::from(!is_ended(&entry)))?;
         }
         for table in [&self.flows as &dyn FlowTable, &self.flows6] {
             table.for_each(&mut |_, entry| {
@@ -179,38 +160,17 @@ impl DataPlane {
     pub fn is_answered(&self, id: &FlowId) -> Option<bool> {
         let table: &dyn FlowTable = if self.flows6.is_for(id) { &self.flows6 } else { &self.flows };
         let client = table.get(id)?;
-        let reply = table.get(&client.peer_key()).filter(|reply| reply.rewrite.is_reverse_of(id));
+        let reply = reply(table, id, &client);
         Some(client.answered(reply.as_ref()))
     }
 
     fn reply(&self, client: &AnyEntry, id: &FlowId) -> Option<AnyEntry> {
-        let key = client.peer_key();
-        let mut tables = self.tables().into_iter().filter(|table| table.is_for(&key));
-        tables.find_map(|table| table.get(&key).filter(|reply| reply.rewrite.is_reverse_of(id)))
-    }
-
-    /// Takes every flow that `which` picks out of the tables and returns them. Their next packets are strays, which the
-    /// program answers with RST.
-    pub fn take_flows(
-        &mut self,
-        which: impl Fn(&AnyEntry) -> bool,
-    ) -> Result<Vec<EndedFlow>, Error> {
-        let mut taken = Vec::new();
-        for table in self.tables_mut() {
-            let mut picked = Vec::new();
-            table.for_each(&mut |id, entry| {
-                if which(&entry) {
-                    picked.push(id);
-                }
-            })?;
-            let still = |client: &AnyEntry, _: Option<&AnyEntry>| which(client);
-            taken.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
-        }
-        Ok(taken)
+        let mut tables = self.tables().into_iter().filter(|table| table.is_for(id));
+        tables.find_map(|table| reply(table, id, client))
     }
 
     /// Looks at some thousand entries of each table and removes the flows that were silent for longer than `limits` of their cluster's slot
-    /// say. Called again and again, it goes through all of them. Returns those that it removed.
+    /// say. Called again and again, it goes through all of them. Returns those that it removed, but not those that had been ended before.
     pub fn sweep(&mut self, limits: impl Fn(u16) -> SweepLimits) -> Result<Vec<EndedFlow>, Error> {
         let now = self.clock()?.jiffies as u32;
         let hz = self.hz()?;
@@ -233,6 +193,7 @@ impl DataPlane {
             swept.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
         }
         self.sweep_positions = positions;
+        swept.retain(|flow| !is_ended(&flow.client));
         Ok(swept)
     }
 
@@ -245,26 +206,6 @@ impl DataPlane {
         let key = super::tables::key(remote, local);
         if self.flows6.is_for(&key) { self.flows6.protect(&key) } else { self.flows.protect(&key) }
     }
-}
-
-/// Takes one flow, judged as it is now: packets went on since the scan, and the client's port may be another flow's.
-fn take(
-    table: &mut dyn FlowTable,
-    id: FlowId,
-    which: impl Fn(&AnyEntry, Option<&AnyEntry>) -> bool,
-) -> Option<EndedFlow> {
-    let client = table.get(&id)?;
-    let peer_key = client.peer_key();
-    // A half-open connection's reply entry may be evicted, and its port another's by now.
-    let reply = table.get(&peer_key).filter(|reply| reply.rewrite.is_reverse_of(&id));
-    if !which(&client, reply.as_ref()) {
-        return None;
-    }
-    table.remove(&id);
-    if reply.is_some() {
-        table.remove(&peer_key);
-    }
-    Some(EndedFlow { id, client, reply })
 }
 
 fn flow(
@@ -299,7 +240,7 @@ fn flow(
 }
 
 /// Time between two readings of the low half of the kernel's tick counter; a tick ahead of us counts as none.
-fn idle(now: u32, last_seen: u32, hz: u32) -> Duration {
+pub(super) fn idle(now: u32, last_seen: u32, hz: u32) -> Duration {
     let ticks = now.wrapping_sub(last_seen);
     if ticks > u32::MAX / 2 {
         return Duration::ZERO;

@@ -5,6 +5,7 @@
 mod address;
 mod batch;
 mod choice;
+mod ending;
 mod flow_log;
 mod flow_table;
 mod flows;
@@ -16,9 +17,10 @@ mod slots;
 mod tables;
 
 pub use choice::{Choice, choice};
+pub use ending::{EndedFlow, Ends};
 pub use flow_log::{FlowLine, FlowLog};
 pub use flow_table::{AnyEntry, FlowId};
-pub use flows::{EndedFlow, Ends, Flow, FlowCounts, FlowFilter, SweepLimits};
+pub use flows::{Flow, FlowCounts, FlowFilter, SweepLimits};
 pub use holds::{HOLD_MAX, PAUSE_MAX};
 pub use kernel::Lacking;
 pub use load::{Attachment, Error, Families, LoadOptions, Mode, unload};

@@ -1,13 +1,87 @@
-//! Telling both ends of a flow that it is over.
+//! Ending flows, and telling both ends.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use pairflip_common::flow::FlowState;
+use pairflip_policy::{ClusterId, EndReason, EndWhich};
 
+use super::Runtime;
 use crate::{
     dataplane::{AnyEntry, EndedFlow, Ends},
     net::frames::{Rst, VlanTag},
 };
+
+/// How long both ends of a flow are told again, once a second: the frame may be lost, and a host that was sent a wrong number asks for the right one at
+/// most twice a second (Linux, `tcp_invalid_ratelimit`).
+const TOLD_AGAIN_FOR: Duration = Duration::from_millis(3500);
+
+impl Runtime {
+    pub(super) fn end_flows(&mut self, cluster: ClusterId, which: EndWhich, reason: EndReason) {
+        let backends: BTreeSet<u16> = match which {
+            EndWhich::Backend(backend) => [backend.0].into(),
+            EndWhich::Pair(pair) => self.config.clusters[usize::from(cluster.0)].pairs
+                [usize::from(pair.0)]
+            .backends()
+            .filter_map(|address| self.ids.backend(address))
+            .map(|backend| backend.0)
+            .collect(),
+        };
+        let slot = self.ids.cluster_slot(cluster);
+        let ended = match self
+            .dataplane
+            .end_flows(|entry| backends.contains(&entry.backend) && Some(entry.cluster) == slot)
+        {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(%error, %reason, "ending flows failed; clients wait for TCP's own timeouts");
+                return;
+            }
+        };
+        if ended.is_empty() {
+            return;
+        }
+        self.tell_ends(&ended);
+        self.last_ended = Some(Instant::now());
+        let why = reason.to_string();
+        for flow in &ended {
+            self.log_ended(flow, &why);
+        }
+        tracing::info!(flows = ended.len(), %reason, "ended flows on both sides");
+    }
+
+    /// Tells the ends of flows again that were ended a moment ago.
+    pub(super) fn tell_ends_again(&mut self) {
+        if self.last_ended.is_none_or(|at| at.elapsed() > TOLD_AGAIN_FOR) {
+            return;
+        }
+        match self.dataplane.recently_ended(TOLD_AGAIN_FOR) {
+            Ok(ended) => self.tell_ends(&ended),
+            Err(error) => {
+                tracing::warn!(%error, "looking for flows that were ended; an end whose RST was lost learns of it with its next packet");
+            }
+        }
+    }
+
+    fn tell_ends(&self, ended: &[EndedFlow]) {
+        let hops = Hops { backends: &self.hops, devices: &self.devices };
+        let mut failed = 0;
+        for (ifindex, frame) in ended.iter().flat_map(|flow| resets(flow, &hops)) {
+            if let Err(error) = self.frames.send(ifindex, &frame) {
+                failed += 1;
+                tracing::debug!(%error, ifindex, "sending an RST");
+            }
+        }
+        if failed > 0 {
+            tracing::warn!(
+                failed,
+                "some RSTs could not be sent; they are sent again in a second, and with the next packet of their receiver"
+            );
+        }
+    }
+}
 
 /// How frames reach one backend or one client.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,9 +101,9 @@ pub(super) struct Device {
 }
 
 /// Where to send what: hops to backends by index, networks of clients by slot.
-pub(super) struct Hops<'a> {
-    pub(super) backends: &'a BTreeMap<u16, Hop>,
-    pub(super) devices: &'a BTreeMap<u16, Device>,
+struct Hops<'a> {
+    backends: &'a BTreeMap<u16, Hop>,
+    devices: &'a BTreeMap<u16, Device>,
 }
 
 /// Returns the frames that end `flow` on both sides, each with the interface it leaves by.
@@ -37,8 +111,8 @@ pub(super) struct Hops<'a> {
 /// An established connection takes an RST only with exactly the number it expects next (RFC 9293, section 3.10.7.4, as
 /// changed by RFC 5961). What we forwarded last and what the receiver acknowledged last are the two candidates: they
 /// differ when a segment was lost behind us or an acknowledgement is on its way. Should neither fit, the receiver's
-/// challenge is a packet of no known flow by now, which the program answers with the number that it names.
-pub(super) fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
+/// challenge is a late packet, which the program answers with the number that it names.
+fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
     let mut frames = Vec::new();
     if let Some(hop) = client_hop(&flow.client, hops) {
         let (numbers, ack) = if flow.client.state == FlowState::HalfOpen as u8 {

@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use pairflip_common::flow::FlowState;
 use pairflip_policy::{BackendId, CheckResult, Input, Moment, Output, Policy};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -70,6 +71,8 @@ struct Runtime {
     /// The networks of clients, by slot of the kernel's devices table.
     devices: BTreeMap<u16, Device>,
     frames: FrameSender,
+    /// When flows were ended last.
+    last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
     /// VIPs are on the interfaces and announced.
@@ -159,7 +162,10 @@ impl Runtime {
                     self.policy.handle_timeout(now);
                     self.carry_out();
                 }
-                _ = sweep.tick() => self.sweep(),
+                _ = sweep.tick() => {
+                    self.sweep();
+                    tokio::task::block_in_place(|| self.tell_ends_again());
+                }
             }
             self.start_due_flips();
         }
@@ -215,7 +221,10 @@ impl Runtime {
         };
         match tokio::task::block_in_place(|| self.dataplane.sweep(of)) {
             Ok(swept) => {
-                for flow in &swept {
+                // A connection that never opened has no line of that either.
+                let opened =
+                    swept.iter().filter(|flow| flow.client.state != FlowState::HalfOpen as u8);
+                for flow in opened {
                     self.log_ended(flow, "timeout");
                 }
             }

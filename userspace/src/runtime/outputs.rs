@@ -1,16 +1,16 @@
 //! Carrying out what the policy asks for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use pairflip_policy::{
-    ApplyError, BackendId, ClusterId, EndReason, EndWhich, Event, Input, Output, Pace, PairId,
-    PersistError, PersistReason, RouteTable, RouteTarget, Severity,
+    ApplyError, BackendId, ClusterId, Event, Input, Output, Pace, PairId, PersistError,
+    PersistReason, RouteTable, RouteTarget, Severity,
 };
 
-use super::{Runtime, end, host::forwarding};
+use super::{Runtime, host::forwarding};
 use crate::{
     config::{Deny, NoBackend},
     dataplane::{self, Denial, RouteChange},
@@ -33,7 +33,7 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
             Some(Input::Persisted { cluster, result })
         }
         Output::EndFlows { cluster, which, reason } => {
-            end_flows(runtime, cluster, which, reason);
+            runtime.end_flows(cluster, which, reason);
             None
         }
         Output::Reply { request, result } => {
@@ -110,52 +110,6 @@ fn persist(
         };
     }
     result
-}
-
-fn end_flows(runtime: &mut Runtime, cluster: ClusterId, which: EndWhich, reason: EndReason) {
-    let backends: BTreeSet<u16> = match which {
-        EndWhich::Backend(backend) => [backend.0].into(),
-        EndWhich::Pair(pair) => runtime.config.clusters[usize::from(cluster.0)].pairs
-            [usize::from(pair.0)]
-        .backends()
-        .filter_map(|address| runtime.ids.backend(address))
-        .map(|backend| backend.0)
-        .collect(),
-    };
-    let slot = runtime.ids.cluster_slot(cluster);
-    let ended = match runtime
-        .dataplane
-        .take_flows(|entry| backends.contains(&entry.backend) && Some(entry.cluster) == slot)
-    {
-        Ok(ended) => ended,
-        Err(error) => {
-            tracing::error!(%error, %reason, "ending flows failed; clients wait for TCP's own timeouts");
-            return;
-        }
-    };
-    let hops = end::Hops { backends: &runtime.hops, devices: &runtime.devices };
-    let mut failed = 0;
-    for flow in &ended {
-        for (ifindex, frame) in end::resets(flow, &hops) {
-            if let Err(error) = runtime.frames.send(ifindex, &frame) {
-                failed += 1;
-                tracing::debug!(%error, ifindex, "sending an RST");
-            }
-        }
-    }
-    if failed > 0 {
-        tracing::warn!(
-            failed,
-            "some RSTs could not be sent; those clients get theirs with their next packet"
-        );
-    }
-    let why = reason.to_string();
-    for flow in &ended {
-        runtime.log_ended(flow, &why);
-    }
-    if !ended.is_empty() {
-        tracing::info!(flows = ended.len(), %reason, "ended flows on both sides");
-    }
 }
 
 fn set_pace(runtime: &mut Runtime, backend: BackendId, pace: Pace) {

@@ -347,6 +347,7 @@ fn state_name(state: FlowState) -> &'static str {
         FlowState::HalfOpen => "half_open",
         FlowState::Established => "established",
         FlowState::Closing => "closing",
+        FlowState::Ended => "ended",
     }
 }
 

@@ -87,6 +87,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         hops: BTreeMap::new(),
         devices: BTreeMap::new(),
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
+        last_ended: None,
         network,
         flips: super::PendingFlips::default(),
         announced: false,

@@ -8,7 +8,7 @@ use crate::{
     frames::{Body, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING},
     scene::{
         Side::{Backend, Client},
-        When::{Answered, BothClosed, ClientClosed, Fresh, HalfOpen, Open, ServerClosed},
+        When::{Answered, BothClosed, ClientClosed, Cut, Fresh, HalfOpen, Open, ServerClosed},
     },
     table::{
         Expect::{Drop, Forward, Pass, Reset, TimeExceeded, TooBig},
@@ -124,6 +124,18 @@ pub(crate) fn life() -> Vec<Row> {
             Forward(&["flow_closed", "syn_forwarded"])),
         row("a SYN after the server closed starts over", ServerClosed, Client, |s| s.client(SYN).seq(1_000_000),
             Forward(&["flow_closed", "syn_forwarded"])).only(routed),
+
+        row("a late query of a flow that was cut", Cut, Client, |s| s.client(ACK | PSH).payload(b"late"), Reset("reset_ended")),
+        row("late rows of a flow that was cut", Cut, Backend, |s| s.server(ACK | PSH).payload(b"late"), Reset("reset_ended")).only(routed),
+        row("a server's challenge after a cut", Cut, Backend, |s| s.server(ACK).ack(s.c - 300), Reset("reset_ended")).only(routed),
+        row("late rows from where the backend is not", Cut, Backend, |s| s.server(ACK),
+            Drop("drop_wrong_side")).given(Given::BackendElsewhere).only(two_armed),
+        row("a server's reset after a cut", Cut, Backend, |s| s.server(RST), Drop("drop_no_reset")).only(routed),
+        row("a client's reset after a cut", Cut, Client, |s| s.client(RST), Drop("drop_no_reset")).only(routed),
+        row("a client's reset after a cut answers the server's challenge", Cut, Client, |s| s.client(RST).seq(s.c - 300),
+            Forward(&["half_open_forwarded"])).only(dsr),
+        row("a SYN after a cut starts over", Cut, Client, |s| s.client(SYN).seq(1_000_000), Forward(&["syn_forwarded"])),
+        row("a SYN with FIN after a cut", Cut, Client, |s| s.client(SYN | FIN), Reset("reset_ended")),
     ]
 }
 

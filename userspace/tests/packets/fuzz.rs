@@ -311,6 +311,7 @@ fn originals(world: &mut World) -> Vec<Vec<u8>> {
         When::Open,
         When::ClientClosed,
         When::ServerClosed,
+        When::Cut,
     ];
     for when in moments {
         let scene = world.connect(when);

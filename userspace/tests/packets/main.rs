@@ -22,8 +22,9 @@ use bench::{
     ACK, Action, Bench, CLIENT, CLIENT_MAC, FIN, Frame, GATEWAY_MAC, OWN_MAC, PSH, RST, SNAT, SYN,
     VIP_READ, VIP_WRITE,
 };
-use pairflip::dataplane::{DataPlane, Error, FlowFilter, SweepLimits};
+use pairflip::dataplane::{DataPlane, Error, FlowCounts, FlowFilter, SweepLimits};
 use pairflip_common::flow::Forwarding;
+use scene::{Side, When};
 use table::Row;
 use world::{Family, World};
 
@@ -622,10 +623,12 @@ fn ended_flows_leave_the_tables_with_the_numbers_that_both_ends_accept() {
     let mut bench = Bench::new();
     let flow = bench.establish(CLIENT, VIP_WRITE);
     bench.run(&flow.data(b"12345"));
-    let ended = bench.dataplane.take_flows(|entry| entry.backend == FIRST).unwrap();
+    let ended = bench.dataplane.end_flows(|entry| entry.backend == FIRST).unwrap();
     assert_eq!(ended.len(), 1);
     assert_eq!(ended[0].client.seq_next, flow.client_next + 5);
     assert_eq!(ended[0].reply.unwrap().seq_next, flow.server_next);
+    // Who had a flow is told, whatever strays there are.
+    bench.change_settings(|settings| settings.answers_per_second = 0);
     let (_, out) = bench.run(&flow.data(b"67890"));
     assert_eq!(Frame::parse(&out).flags, RST);
 }
@@ -635,14 +638,34 @@ fn ended_flows_leave_the_tables_with_the_numbers_that_both_ends_accept() {
 fn silent_flows_are_swept_by_state() {
     let mut bench = Bench::new();
     bench.establish(CLIENT, VIP_WRITE);
-    let long = Duration::from_secs(3600);
-    let limits = SweepLimits { half_open: long, established: long, closing: Duration::ZERO };
+    let limits = SweepLimits { closing: Duration::ZERO, ..LONG };
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(swept(&mut bench, limits), 0);
     let limits = SweepLimits { established: Duration::ZERO, ..limits };
     assert_eq!(swept(&mut bench, limits), 1);
     assert_eq!(bench.flows(), 0);
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_is_left_of_a_cut_is_no_flow_and_is_swept() {
+    let mut world = World::new(Family::V4, Forwarding::Dnat, 16);
+    let scene = world.connect(When::Cut);
+    let dataplane = &mut world.bench.dataplane;
+    assert_eq!(dataplane.list_flows(FlowFilter::default(), 9).unwrap(), (Vec::new(), 0));
+    assert_eq!(dataplane.flow_counts().unwrap(), FlowCounts::default());
+    assert!(dataplane.end_flows(|_| true).unwrap().is_empty(), "nothing ends twice");
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(swept(&mut world.bench, SweepLimits { closing: Duration::ZERO, ..LONG }), 0);
+    let late = world.run_from(Side::Client, &scene.client(ACK));
+    assert_eq!(late.counted.get("reset_unknown_flow"), Some(&1), "{:?}", late.counted);
+}
+
+const LONG: SweepLimits = SweepLimits {
+    half_open: Duration::from_secs(3600),
+    established: Duration::from_secs(3600),
+    closing: Duration::from_secs(3600),
+};
 
 /// A bench's tables are small: one call goes through all of them.
 fn swept(bench: &mut Bench, limits: SweepLimits) -> usize {

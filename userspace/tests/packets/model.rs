@@ -217,6 +217,10 @@ fn judge_ip(
     let end = long(tcp, 4)?.wrapping_add(payload_len).wrapping_add(units);
     let known = entry(src, dst).filter(|entry| {
         // A client that starts over.
+        if entry.state == FlowState::Ended as u8 {
+            let starts = flags & (SYN | ACK | RST | FIN) == SYN;
+            return !(starts && entry.direction == Direction::Client as u8);
+        }
         let over = if entry.half_open {
             entry.seq_next != end
         } else {
@@ -225,6 +229,11 @@ fn judge_ip(
         !(flags & (SYN | ACK) == SYN && entry.direction == Direction::Client as u8 && over)
     });
     if let Some(entry) = known {
+        // Only where the server's packets do not pass here is a client's reset of use to it.
+        let answers_challenge = flags & RST != 0 && config.forwarding == Forwarding::Dsr;
+        if entry.state == FlowState::Ended as u8 && !answers_challenge {
+            return Some(opinion(stray(flags)));
+        }
         return Some(forward(config, frame, packet, Some(entry)));
     }
     if dst == config.vip {

@@ -32,6 +32,8 @@ pub(crate) enum When {
     ClientClosed,
     ServerClosed,
     BothClosed,
+    /// Ended by the daemon.
+    Cut,
 }
 
 impl When {

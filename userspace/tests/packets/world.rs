@@ -10,6 +10,7 @@ use std::{
 
 use pairflip::dataplane::{BackendPath, Choice, ClientNetwork, Denial, RouteChange, RouteTarget};
 use pairflip_common::{
+    be::PortBe,
     flow::Forwarding,
     names,
     route::{Device, VipRoute},
@@ -353,6 +354,12 @@ impl World {
                     Side::Backend => scene.s += 1,
                 }
             }
+        }
+        if when == When::Cut {
+            let port = PortBe::new(scene.source.port());
+            let ended =
+                self.bench.dataplane.end_flows(|entry| entry.rewrite.src_port == port).unwrap();
+            assert_eq!(ended.len(), 1, "{self}");
         }
         scene
     }
