@@ -18,6 +18,7 @@ use crate::{
     flow,
     maps::{BACKENDS, FILTER, SETTINGS, count},
     packet::{ACK, Ethernet, FIN, PROTOCOL_TCP, RST, SYN, Segment, Tcp, header},
+    packet_log,
     verdict::Verdict,
 };
 
@@ -99,7 +100,11 @@ fn tcp<F: Family>(
     if to & FILTER_VIP == 0 && from & FILTER_DNAT == 0 && !is_snat_port(segment.key().dst_port) {
         return pass(Counter::PassNotOurs);
     }
-    decide(ctx, &segment, to).carry_out(ctx, &segment)
+    packet_log::start();
+    let flags = segment.flags;
+    let action = decide(ctx, &segment, to).carry_out(ctx, &segment);
+    packet_log::line(ctx, &segment, flags, action);
+    action
 }
 
 #[inline(always)]

@@ -21,6 +21,7 @@ mod log;
 mod maps;
 mod open;
 mod packet;
+mod packet_log;
 mod reset;
 mod verdict;
 mod work;

@@ -18,7 +18,7 @@ use pairflip_common::{
     },
 };
 
-use crate::work::Work;
+use crate::{packet_log, work::Work};
 
 /// Flows past the handshake, two entries each. Written by the program, removed also by the daemon. Full: new
 /// connections are refused with RST and counted; entries are never evicted.
@@ -116,6 +116,7 @@ pub(crate) fn count(counter: Counter) {
 
 #[inline(always)]
 pub(crate) fn count_index(counter: u32) {
+    packet_log::counted(counter);
     if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
         unsafe { *value += 1 }

@@ -105,12 +105,15 @@ fn output(command: &mut Command) -> Option<String> {
     String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
 }
 
-/// Builds the object of the workspace at `root` into `target_dir` and returns its path.
-pub fn build(root: &Path, target_dir: &Path) -> Result<PathBuf> {
+/// Builds the object of the workspace at `root` into `target_dir` and returns its path. `packet_log`: one that writes a line about every TCP packet,
+/// for debugging.
+pub fn build(root: &Path, target_dir: &Path, packet_log: bool) -> Result<PathBuf> {
     let toolchain = find().map_err(|missing| anyhow::anyhow!("{}", explain(&missing)))?;
-    let status = cargo(&toolchain, root, target_dir)?
-        .status()
-        .context("starting cargo to build the kernel object")?;
+    let mut cargo = cargo(&toolchain, root, target_dir)?;
+    if packet_log {
+        cargo.args(["--features", "packet-log"]);
+    }
+    let status = cargo.status().context("starting cargo to build the kernel object")?;
     if !status.success() {
         bail!(
             "building the kernel object with {toolchain:?} failed ({status}); its output is above"

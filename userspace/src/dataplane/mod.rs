@@ -12,6 +12,7 @@ mod flows;
 mod holds;
 mod kernel;
 mod load;
+mod packet_log;
 mod route_tables;
 mod slots;
 mod tables;
@@ -24,6 +25,7 @@ pub use flows::{Flow, FlowCounts, FlowFilter, SweepLimits};
 pub use holds::{HOLD_MAX, PAUSE_MAX};
 pub use kernel::Lacking;
 pub use load::{Attachment, Error, Families, LoadOptions, Mode, unload};
+pub use packet_log::PacketLog;
 pub use slots::{SlotError, assign};
 pub use tables::{BackendPath, ClientNetwork, Denial, Network, RouteChange, RouteTarget};
 

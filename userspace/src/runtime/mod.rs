@@ -8,6 +8,7 @@ mod flow_log;
 mod host;
 mod ids;
 mod outputs;
+mod packet_log;
 mod requests;
 mod restore;
 mod start;

@@ -98,6 +98,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     runtime.publish_rules()?;
     runtime.publish_vips()?;
     runtime.read_flow_log()?;
+    runtime.read_packet_log()?;
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;

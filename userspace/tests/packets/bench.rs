@@ -50,7 +50,7 @@ pub(crate) enum Action {
 
 pub(crate) struct Bench {
     pub(crate) dataplane: DataPlane,
-    bpffs: PathBuf,
+    pub(crate) bpffs: PathBuf,
     ports: (u16, u16),
     flows_max: u32,
     half_open_max: u32,

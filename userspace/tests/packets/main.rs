@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod debugging;
 mod frames;
 mod fuzz;
 mod icmp;
