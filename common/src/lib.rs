@@ -12,6 +12,7 @@ pub mod flow;
 pub mod flow_log;
 pub mod names;
 pub mod route;
+pub mod traffic;
 
 /// Version of every layout in this crate. The daemon refuses to adopt bpffs pins of another version.
 pub const ABI_VERSION: u32 = 2;

@@ -27,12 +27,14 @@ pub const FILTER: &str = "FILTER";
 pub const SETTINGS: &str = "SETTINGS";
 pub const COUNTERS: &str = "COUNTERS";
 pub const SCRATCH: &str = "SCRATCH";
+pub const TRAFFIC: &str = "TRAFFIC";
+pub const OPENINGS: &str = "OPENINGS";
 
 pub const BENCH: &str = "BENCH";
 pub const BENCH_PROGRAMS: &str = "BENCH_PROGRAMS";
 
 /// Every map that is pinned, so that a restarted daemon adopts it.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 19] = [
     FLOWS,
     FLOWS6,
     HALF_OPEN,
@@ -50,4 +52,6 @@ pub const PINNED: [&str; 17] = [
     COUNTERS,
     SCRATCH,
     FLOW_LOG,
+    TRAFFIC,
+    OPENINGS,
 ];

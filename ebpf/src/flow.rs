@@ -22,7 +22,7 @@ use crate::{
     family::Family,
     ingress::{Next, drop},
     log,
-    maps::{BACKENDS, CLUSTERS, DEVICES, HOLDS, SETTINGS, count, count_index},
+    maps::{BACKENDS, CLUSTERS, DEVICES, HOLDS, SETTINGS, count, count_index, traffic},
     packet::{ACK, FIN, RST, SYN, Segment},
     verdict::{FORGET, NOTHING, Verdict},
 };
@@ -380,11 +380,25 @@ fn follow_client<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Addre
 }
 
 #[inline(always)]
+fn count_traffic<A>(entry: &FlowEntry<A>, bytes: u32) {
+    let Some(traffic) = traffic(entry.backend) else { return };
+    if entry.direction == Direction::Client as u8 {
+        traffic.client_packets += 1;
+        traffic.client_bytes += u64::from(bytes);
+    } else {
+        traffic.server_packets += 1;
+        traffic.server_bytes += u64::from(bytes);
+    }
+}
+
+#[inline(always)]
 fn account<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     // SAFETY: the helper has no preconditions.
     entry.last_seen = unsafe { bpf_jiffies64() } as u32;
     entry.packets = entry.packets.wrapping_add(1);
-    entry.add_bytes(segment.place.l2_len as u32 + segment.place.ip_len);
+    let bytes = segment.place.l2_len as u32 + segment.place.ip_len;
+    entry.add_bytes(bytes);
+    count_traffic(entry, bytes);
     // Until its handshake is complete, the client's only number is that of its SYN: whoever sends others is not it.
     if entry.state == FlowState::HalfOpen as u8 && entry.direction == Direction::Client as u8 {
         return;

@@ -9,10 +9,11 @@ use crate::{
     ethernet::LAYER2_LEN_MASK,
     family::{Family, HEADERS_LEN_MASK, Ip, V4, V6},
     icmp,
+    maps::count_opening,
     open::Syn,
     packet::Place,
     reset,
-    verdict::{Code, ignore},
+    verdict::{COUNTER_MASK, Code, ignore},
 };
 
 macro_rules! global {
@@ -31,7 +32,9 @@ macro_rules! global {
             };
             let vip = VipRoute { cluster: (vip >> 16) as u16, route: vip as u16 };
             let syn = Syn::<$family> { bench, l2_len: l2_len as usize, from, seq_end, vip };
-            syn.open(&XdpContext::new(ctx))
+            let code = syn.open(&XdpContext::new(ctx));
+            count_opening(vip, code & COUNTER_MASK);
+            code
         }
 
         #[inline(never)]

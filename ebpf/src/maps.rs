@@ -16,6 +16,7 @@ use pairflip_common::{
         FILTER_SLOTS, HOLDS_MAX, NetworkKey, ROUTES_MAX, Route, Scratch, Settings, VipKey,
         VipRoute,
     },
+    traffic::{OPENINGS_MAX, Openings, Outcome, Traffic, openings_index},
 };
 
 use crate::{packet_log, work::Work};
@@ -92,6 +93,15 @@ pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { COUNTERS_MAX as usize }> = PerCpuArray::new();
 
+/// Packets of each backend, by its index. Written by the program, read by the daemon, which clears the counters of a backend that takes the
+/// index of another.
+#[btf_map]
+pub(crate) static TRAFFIC: PerCpuArray<Traffic, { BACKENDS_MAX as usize }> = PerCpuArray::new();
+
+/// New connections of each route, by [`openings_index`]. Written by the program, read by the daemon.
+#[btf_map]
+pub(crate) static OPENINGS: PerCpuArray<Openings, { OPENINGS_MAX as usize }> = PerCpuArray::new();
+
 /// One entry per CPU. Written by the program; the daemon sets the first cursor of each CPU.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -121,4 +131,22 @@ pub(crate) fn count_index(counter: u32) {
         // SAFETY: the slot belongs to this CPU, and XDP programs of one CPU do not preempt each other.
         unsafe { *value += 1 }
     }
+}
+
+/// Counts what became of a route's new connection; `counter` is that of its SYN.
+#[inline(always)]
+pub(crate) fn count_opening(route: VipRoute, counter: u32) {
+    if let Some(openings) = OPENINGS.get_ptr_mut(openings_index(route)) {
+        // SAFETY: as above.
+        if let Some(value) = unsafe { (*openings).0.get_mut(Outcome::of(counter) as usize) } {
+            *value += 1;
+        }
+    }
+}
+
+/// This CPU's counters of a backend.
+#[inline(always)]
+pub(crate) fn traffic<'a>(backend: u16) -> Option<&'a mut Traffic> {
+    // SAFETY: as above; they are borrowed for the packet at hand.
+    TRAFFIC.get_ptr_mut(backend.into()).map(|traffic| unsafe { &mut *traffic })
 }

@@ -19,7 +19,7 @@ use crate::{
     ethernet::{ETHERNET_LEN, Layer2},
     family::Family,
     ingress::ANY_PORT,
-    maps::{BACKENDS, CLUSTERS, SCRATCH},
+    maps::{BACKENDS, CLUSTERS, SCRATCH, traffic},
     packet::{Ethernet, header},
     verdict::{Code, accept, ignore, refuse},
     work::Bench,
@@ -106,6 +106,9 @@ impl<F: Family> Syn<F> {
             // Another CPU opened it with the same client's earlier SYN; the client sends again.
             F::remove_half_open(self.bench.peer_key(entry));
             return ignore(Counter::DropSimultaneous);
+        }
+        if let Some(traffic) = traffic(id) {
+            traffic.connections += 1;
         }
         accept(Counter::SynForwarded)
     }

@@ -23,6 +23,7 @@ enum Kind {
 /// A verdict about a new connection as one number, because functions of the program return no more: counter, and kind above it.
 pub(crate) type Code = u32;
 const KIND_SHIFT: u32 = 16;
+pub(crate) const COUNTER_MASK: u32 = 0xffff;
 
 const RESET: u32 = Kind::Reset as u32;
 const DROP: u32 = Kind::Drop as u32;
@@ -86,7 +87,7 @@ impl<F: Family> Verdict<F> {
             FORWARD => Kind::Forward,
             _ => Kind::Drop,
         };
-        Self { kind, counter: code & 0xffff, entry, then: NOTHING }
+        Self { kind, counter: code & COUNTER_MASK, entry, then: NOTHING }
     }
 
     #[inline(always)]

@@ -95,6 +95,22 @@ pub struct BackendStatus {
     pub server_version: Option<String>,
     /// Flows past the handshake that are pinned to it.
     pub flows: u64,
+    /// Since the maps were made. All 0 in answers of 0.1.
+    #[serde(default)]
+    pub traffic: TrafficStatus,
+}
+
+/// What went to a backend and what came from it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TrafficStatus {
+    /// Connections that were opened towards it.
+    pub connections: u64,
+    /// Bytes include the Ethernet header.
+    pub client_packets: u64,
+    pub client_bytes: u64,
+    /// Not seen in `dsr`.
+    pub server_packets: u64,
+    pub server_bytes: u64,
 }
 
 /// One route.
@@ -113,6 +129,10 @@ pub struct RouteStatus {
     /// The primary serves a read route because no replica is fit.
     pub fallback: bool,
     pub reason: String,
+    /// Its new connections by what became of them, since the maps were made: `opened` or why not. Empty in
+    /// answers of 0.1.
+    #[serde(default)]
+    pub connections: BTreeMap<String, u64>,
 }
 
 /// Body of `POST /v1/flip`.
@@ -351,6 +371,13 @@ pub(crate) mod example {
             read_only,
             server_version: read_only.map(|_| "11.4.5-MariaDB".into()),
             flows,
+            traffic: TrafficStatus {
+                connections: 2 * flows,
+                client_packets: 30 * flows,
+                client_bytes: 4_000 * flows,
+                server_packets: 50 * flows,
+                server_bytes: 60_000 * flows,
+            },
         }
     }
 
@@ -363,6 +390,9 @@ pub(crate) mod example {
             weights: vec![100; backends.len()],
             fallback: access == "read",
             reason: reason.into(),
+            connections: [("opened", 1_204), ("no_backend", 4), ("denied", 2)]
+                .map(|(outcome, count)| (outcome.to_owned(), count))
+                .into(),
         }
     }
 }

@@ -136,9 +136,17 @@ impl Page {
         if let Some(checks) = &cluster.checks {
             self.line(Tone::Bad, &format!("  ! {checks}"));
         }
-        let routes: Vec<[Cell; 5]> = cluster.routes.iter().map(route_row).collect();
+        let routes: Vec<[Cell; 7]> = cluster.routes.iter().map(route_row).collect();
         self.table(
-            ["ROUTE", "ACCESS", "VIP", "GOES TO", "WHY"].map(|head| (head, Align::Left)),
+            [
+                ("ROUTE", Align::Left),
+                ("ACCESS", Align::Left),
+                ("VIP", Align::Left),
+                ("GOES TO", Align::Left),
+                ("OPENED", Align::Right),
+                ("TURNED AWAY", Align::Right),
+                ("WHY", Align::Left),
+            ],
             &routes,
         );
         self.line(Tone::Neutral, "");
@@ -246,7 +254,7 @@ impl Page {
     }
 }
 
-fn route_row(route: &RouteStatus) -> [Cell; 5] {
+fn route_row(route: &RouteStatus) -> [Cell; 7] {
     let target = with_weights(route.backends.iter().cloned(), &route.weights).join(", ");
     let target = if target.is_empty() {
         Cell { text: "REFUSED".to_owned(), tone: Tone::Bad }
@@ -255,7 +263,17 @@ fn route_row(route: &RouteStatus) -> [Cell; 5] {
     } else {
         cell(&target)
     };
-    [cell(&route.name), cell(&route.access), cell(&route.vip), target, cell(&route.reason)]
+    let opened = route.connections.get("opened").copied().unwrap_or(0);
+    let turned_away = route.connections.values().sum::<u64>() - opened;
+    [
+        cell(&route.name),
+        cell(&route.access),
+        cell(&route.vip),
+        target,
+        cell(&opened.to_string()),
+        cell(&turned_away.to_string()),
+        cell(&route.reason),
+    ]
 }
 
 /// Returns the backends of a route, with their weights where these make a difference.
@@ -330,9 +348,9 @@ mod tests {
     fn the_status_says_which_pair_is_active_where_vips_go_and_why() {
         let expected = "\
 cluster main: pair1 is active (generation 7)
-  ROUTE   ACCESS  VIP              GOES TO                    WHY
-  writes  write   10.0.0.100:3306  REFUSED                    primary is read-only
-  reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)  no replica is fit
+  ROUTE   ACCESS  VIP              GOES TO                    OPENED  TURNED AWAY  WHY
+  writes  write   10.0.0.100:3306  REFUSED                      1204            6  primary is read-only
+  reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)    1204            6  no replica is fit
 
   PAIR   STATE    ROLE     BACKEND         HEALTH   MODE  LAG  FLOWS  WHY
   pair1  active   primary  10.0.1.11:3306  FALLING  ro      -   1200  read-only

@@ -233,6 +233,8 @@ impl DataPlane {
             filter: map!(names::FILTER),
             settings: map!(names::SETTINGS),
             counters: map!(names::COUNTERS),
+            traffic: map!(names::TRAFFIC),
+            openings: map!(names::OPENINGS),
             scratch: map!(names::SCRATCH),
             flow_log: Some(map!(names::FLOW_LOG)),
             sweep_positions: SweepPositions::default(),

@@ -5,6 +5,7 @@
 mod address;
 mod batch;
 mod choice;
+mod counters;
 mod ending;
 mod flow_log;
 mod flow_table;
@@ -39,6 +40,7 @@ use pairflip_common::{
     route::{
         Allow, Backend, BackendKey, Device, NetworkKey, Route, Scratch, Settings, VipKey, VipRoute,
     },
+    traffic::{Openings, Traffic},
 };
 
 use self::{flow_table::Table, flows::SweepPositions};
@@ -71,6 +73,8 @@ pub struct DataPlane {
     filter: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, u64>,
+    traffic: PerCpuArray<MapData, Traffic>,
+    openings: PerCpuArray<MapData, Openings>,
     scratch: PerCpuArray<MapData, Scratch>,
     /// `None` once somebody reads it.
     flow_log: Option<RingBuf<MapData>>,

@@ -15,7 +15,6 @@ use aya::{
 use pairflip_common::{
     ABI_VERSION,
     be::{AnyAddress, Mac, PortBe},
-    counter::Counter,
     flow::{ClockReading, FlowKey, Forwarding},
     names,
     route::{
@@ -256,6 +255,9 @@ impl DataPlane {
             && before.ifindex == path.ifindex
             && before.tags == tags;
         // A neighbour that has not answered us yet may well be where it was: flows of an earlier daemon go on.
+        if before.address != address || before.port != port {
+            self.clear_traffic(index)?;
+        }
         let last_known = if same_way { before.next_hop_mac } else { Mac::UNKNOWN };
         let backend = Backend {
             next_hop_mac: path.next_hop_mac.map_or(last_known, Mac::new),
@@ -346,6 +348,10 @@ impl DataPlane {
 
     /// Makes a VIP known to the program. Before this its packets pass.
     pub fn add_vip(&mut self, vip: SocketAddr, route: VipRoute) -> Result<(), Error> {
+        let known = self.vips.get(&vip_key(vip), 0).ok();
+        if known != Some(route) {
+            self.clear_openings(route)?;
+        }
         for key in [vip_key(vip), vip_key(SocketAddr::new(vip.ip(), 0))] {
             self.vips.insert(key, route, 0).map_err(map_error(names::VIPS))?;
         }
@@ -451,18 +457,6 @@ impl DataPlane {
             }
         }
         Ok(Some(routes))
-    }
-
-    /// Packets by reason, summed over the CPUs.
-    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, Error> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let values =
-                    self.counters.get(&(*counter as u32), 0).map_err(map_error(names::COUNTERS))?;
-                Ok((counter.name(), values.iter().sum()))
-            })
-            .collect()
     }
 }
 

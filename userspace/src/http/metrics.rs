@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::protocol::{BackendStatus, ClusterStatus, Status};
+use crate::control::protocol::{BackendStatus, ClusterStatus, Status, TrafficStatus};
 
 /// Of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -101,39 +101,85 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     metric(text, "pairflip_route_backends", "gauge", help, route_backends);
     let help = "1 while the primary serves a read route because no replica is fit.";
     metric(text, "pairflip_route_fallback", "gauge", help, fallbacks);
+    let openings = clusters.iter().flat_map(|cluster| {
+        cluster.routes.iter().flat_map(|route| {
+            route.connections.iter().map(|(outcome, count)| {
+                let labels = labels(&[
+                    ("cluster", &cluster.name),
+                    ("route", &route.name),
+                    ("outcome", outcome),
+                ]);
+                (labels, Some(*count as f64))
+            })
+        })
+    });
+    let help = "New connections by what became of them: opened, or why not.";
+    metric(text, "pairflip_route_connections_total", "counter", help, openings);
     let help = "The backend's part of the route's new connections, relative to the others'.";
     metric(text, "pairflip_route_weight", "gauge", help, weights);
 }
 
 fn backends(text: &mut String, clusters: &[ClusterStatus]) {
-    let per_backend = |value: fn(&BackendStatus) -> Option<f64>| {
-        clusters.iter().flat_map(move |cluster| {
-            cluster.pairs.iter().flat_map(move |pair| {
-                pair.backends.iter().map(move |backend| {
+    let per_backend = |value: &dyn Fn(&BackendStatus) -> Option<f64>| -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for cluster in clusters {
+            for pair in &cluster.pairs {
+                for backend in &pair.backends {
                     let labels = labels(&[
                         ("cluster", &cluster.name),
                         ("pair", &pair.name),
                         ("backend", &backend.address),
                         ("role", &backend.role),
                     ]);
-                    (labels, value(backend))
-                })
-            })
-        })
+                    samples.push((labels, value(backend)));
+                }
+            }
+        }
+        samples
     };
     let help = "1 while the backend is up and, as a replica, fit for reads.";
     // A falling backend is up until `fall` failures say otherwise.
-    let up = per_backend(|backend| flag(matches!(backend.health.as_str(), "up" | "falling")));
+    let up = per_backend(&|backend| flag(matches!(backend.health.as_str(), "up" | "falling")));
     metric(text, "pairflip_backend_up", "gauge", help, up);
     let help = "1 when the server was last seen read-only; absent before its first answer.";
-    let read_only = per_backend(|backend| backend.read_only.and_then(flag));
+    let read_only = per_backend(&|backend| backend.read_only.and_then(flag));
     metric(text, "pairflip_backend_read_only", "gauge", help, read_only);
     let help = "Replication lag as the server reports it; absent when it does not.";
-    let lag = per_backend(|backend| backend.lag_seconds);
+    let lag = per_backend(&|backend| backend.lag_seconds);
     metric(text, "pairflip_backend_lag_seconds", "gauge", help, lag);
     let help = "Flows past the handshake that are pinned to the backend.";
-    let flows = per_backend(|backend| Some(backend.flows as f64));
+    let flows = per_backend(&|backend| Some(backend.flows as f64));
     metric(text, "pairflip_backend_flows", "gauge", help, flows);
+    for (name, help, value) in [
+        (
+            "pairflip_backend_connections_total",
+            "Connections that were opened towards the backend.",
+            (|traffic| traffic.connections) as fn(&TrafficStatus) -> u64,
+        ),
+        (
+            "pairflip_backend_client_packets_total",
+            "Packets that clients sent to the backend.",
+            |traffic| traffic.client_packets,
+        ),
+        (
+            "pairflip_backend_client_bytes_total",
+            "Bytes of these, Ethernet headers included.",
+            |traffic| traffic.client_bytes,
+        ),
+        (
+            "pairflip_backend_server_packets_total",
+            "Packets that the backend sent to clients; not seen in dsr.",
+            |traffic| traffic.server_packets,
+        ),
+        (
+            "pairflip_backend_server_bytes_total",
+            "Bytes of these, Ethernet headers included.",
+            |traffic| traffic.server_bytes,
+        ),
+    ] {
+        let samples = per_backend(&|backend| Some(value(&backend.traffic) as f64));
+        metric(text, name, "counter", help, samples);
+    }
 }
 
 fn metric(
@@ -219,6 +265,14 @@ pairflip_route_backends{cluster="main",route="reads",access="read"} 1
 # TYPE pairflip_route_fallback gauge
 pairflip_route_fallback{cluster="main",route="writes",access="write"} 0
 pairflip_route_fallback{cluster="main",route="reads",access="read"} 1
+# HELP pairflip_route_connections_total New connections by what became of them: opened, or why not.
+# TYPE pairflip_route_connections_total counter
+pairflip_route_connections_total{cluster="main",route="writes",outcome="denied"} 2
+pairflip_route_connections_total{cluster="main",route="writes",outcome="no_backend"} 4
+pairflip_route_connections_total{cluster="main",route="writes",outcome="opened"} 1204
+pairflip_route_connections_total{cluster="main",route="reads",outcome="denied"} 2
+pairflip_route_connections_total{cluster="main",route="reads",outcome="no_backend"} 4
+pairflip_route_connections_total{cluster="main",route="reads",outcome="opened"} 1204
 # HELP pairflip_route_weight The backend's part of the route's new connections, relative to the others'.
 # TYPE pairflip_route_weight gauge
 pairflip_route_weight{cluster="main",route="reads",backend="10.0.1.11:3306"} 100
@@ -243,6 +297,36 @@ pairflip_backend_flows{cluster="main",pair="pair1",backend="10.0.1.11:3306",role
 pairflip_backend_flows{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 4
 pairflip_backend_flows{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
 pairflip_backend_flows{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_connections_total Connections that were opened towards the backend.
+# TYPE pairflip_backend_connections_total counter
+pairflip_backend_connections_total{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 2400
+pairflip_backend_connections_total{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 8
+pairflip_backend_connections_total{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_connections_total{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_client_packets_total Packets that clients sent to the backend.
+# TYPE pairflip_backend_client_packets_total counter
+pairflip_backend_client_packets_total{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 36000
+pairflip_backend_client_packets_total{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 120
+pairflip_backend_client_packets_total{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_client_packets_total{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_client_bytes_total Bytes of these, Ethernet headers included.
+# TYPE pairflip_backend_client_bytes_total counter
+pairflip_backend_client_bytes_total{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 4800000
+pairflip_backend_client_bytes_total{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 16000
+pairflip_backend_client_bytes_total{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_client_bytes_total{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_server_packets_total Packets that the backend sent to clients; not seen in dsr.
+# TYPE pairflip_backend_server_packets_total counter
+pairflip_backend_server_packets_total{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 60000
+pairflip_backend_server_packets_total{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 200
+pairflip_backend_server_packets_total{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_server_packets_total{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_server_bytes_total Bytes of these, Ethernet headers included.
+# TYPE pairflip_backend_server_bytes_total counter
+pairflip_backend_server_bytes_total{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 72000000
+pairflip_backend_server_bytes_total{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 240000
+pairflip_backend_server_bytes_total{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 0
+pairflip_backend_server_bytes_total{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
 "#;
         assert_eq!(render(&example::status()), expected);
     }

@@ -2,8 +2,8 @@
 
 use pairflip_common::route::BACKENDS_MAX;
 use pairflip_policy::{
-    Access, ActiveSource, BackendId, BackendView, ChecksState, ClusterView, Event, EventKind,
-    Health, RouteTarget,
+    Access, ActiveSource, BackendId, BackendView, ChecksState, ClusterId, ClusterView, Event,
+    EventKind, Health, RouteTarget, RouteView,
 };
 
 use super::{Runtime, requests::internal};
@@ -11,7 +11,7 @@ use crate::{
     config,
     control::protocol::{
         ApiError, BackendStatus, ClusterStatus, DaemonStatus, InterfaceStatus, PairStatus,
-        RouteStatus, Status,
+        RouteStatus, Status, TrafficStatus,
     },
     control::render::with_weights,
     dataplane::FlowCounts,
@@ -48,7 +48,7 @@ pub(super) fn status(runtime: &Runtime) -> Result<Status, ApiError> {
         .iter()
         .zip(&runtime.config.clusters)
         .map(|(view, configured)| cluster(runtime, view, configured, &counts))
-        .collect();
+        .collect::<Result<_, _>>()?;
     Ok(Status { daemon, clusters })
 }
 
@@ -57,35 +57,26 @@ fn cluster(
     view: &ClusterView,
     configured: &config::Cluster,
     counts: &FlowCounts,
-) -> ClusterStatus {
+) -> Result<ClusterStatus, ApiError> {
     let pairs: Vec<PairStatus> = view
         .pairs
         .iter()
-        .map(|pair| PairStatus {
-            name: pair.name.clone(),
-            state: pair.state.name().to_owned(),
-            backends: pair.backends.iter().map(|view| backend(runtime, view, counts)).collect(),
+        .map(|pair| {
+            let backends = pair.backends.iter().map(|view| backend(runtime, view, counts));
+            Ok(PairStatus {
+                name: pair.name.clone(),
+                state: pair.state.name().to_owned(),
+                backends: backends.collect::<Result<_, _>>()?,
+            })
         })
-        .collect();
+        .collect::<Result<_, _>>()?;
     let routes = view
         .routes
         .iter()
         .zip(&configured.routes)
-        .map(|(route, configured)| RouteStatus {
-            name: route.name.clone(),
-            vip: configured.vip.to_string(),
-            access: match route.access {
-                Access::Write => "write",
-                Access::Read => "read",
-            }
-            .to_owned(),
-            backends: route.backends.iter().map(|id| address(runtime, *id)).collect(),
-            weights: route.target.shares().iter().map(|share| share.weight).collect(),
-            fallback: route.fallback,
-            reason: route.reason.to_string(),
-        })
-        .collect();
-    ClusterStatus {
+        .map(|(route, configured)| self::route(runtime, view.id, route, configured))
+        .collect::<Result<_, _>>()?;
+    Ok(ClusterStatus {
         name: view.name.clone(),
         active_pair: configured
             .pairs
@@ -100,11 +91,42 @@ fn cluster(
         },
         pairs,
         routes,
-    }
+    })
 }
 
-fn backend(runtime: &Runtime, view: &BackendView, counts: &FlowCounts) -> BackendStatus {
-    BackendStatus {
+fn route(
+    runtime: &Runtime,
+    cluster: ClusterId,
+    view: &RouteView,
+    configured: &config::Route,
+) -> Result<RouteStatus, ApiError> {
+    let openings = match runtime.ids.route_slot(cluster, view.id) {
+        Some(slot) => runtime.dataplane.openings(slot).map_err(|error| internal(&error))?,
+        None => Vec::new(),
+    };
+    Ok(RouteStatus {
+        name: view.name.clone(),
+        vip: configured.vip.to_string(),
+        access: match view.access {
+            Access::Write => "write",
+            Access::Read => "read",
+        }
+        .to_owned(),
+        backends: view.backends.iter().map(|id| address(runtime, *id)).collect(),
+        weights: view.target.shares().iter().map(|share| share.weight).collect(),
+        fallback: view.fallback,
+        reason: view.reason.to_string(),
+        connections: openings.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+    })
+}
+
+fn backend(
+    runtime: &Runtime,
+    view: &BackendView,
+    counts: &FlowCounts,
+) -> Result<BackendStatus, ApiError> {
+    let traffic = runtime.dataplane.traffic(view.id.0).map_err(|error| internal(&error))?;
+    Ok(BackendStatus {
         address: address(runtime, view.id),
         role: match view.role {
             pairflip_policy::Role::Primary => "primary",
@@ -117,7 +139,14 @@ fn backend(runtime: &Runtime, view: &BackendView, counts: &FlowCounts) -> Backen
         read_only: view.read_only,
         server_version: view.facts.as_ref().map(|facts| facts.version.clone()),
         flows: counts.by_backend.get(&view.id.0).copied().unwrap_or(0),
-    }
+        traffic: TrafficStatus {
+            connections: traffic.connections,
+            client_packets: traffic.client_packets,
+            client_bytes: traffic.client_bytes,
+            server_packets: traffic.server_packets,
+            server_bytes: traffic.server_bytes,
+        },
+    })
 }
 
 /// A replica that is alive and not fit for reads is neither up nor down.

@@ -227,6 +227,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
                     read_only: Some(false),
                     server_version: Some("11.4.5-MariaDB".into()),
                     flows: 1,
+                    traffic: pairflip::control::protocol::TrafficStatus::default(),
                 }],
             }],
             routes: vec![RouteStatus {
@@ -237,6 +238,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
                 weights: vec![100; write_backends.len()],
                 fallback: false,
                 reason: reason.into(),
+                connections: std::collections::BTreeMap::new(),
             }],
         }],
     }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod counters;
 mod debugging;
 mod frames;
 mod fuzz;
