@@ -17,7 +17,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use pairflip::net::{
     announce::{self, AnnounceError, Placed},
-    frames::{FrameSender, Mac, Rst},
+    frames::{FrameSender, Mac, Segment, SegmentKind},
     links::{self, Interface, Network, NextHop},
     ports,
 };
@@ -437,7 +437,8 @@ fn a_reset_frame_ends_a_real_connection() {
             });
             listening.recv().expect("listening");
             let stream = TcpStream::connect(dst).expect("connect");
-            let rst = Rst {
+            let rst = Segment {
+                kind: SegmentKind::Reset,
                 src_mac: OUR_MAC,
                 dst_mac: PEER_MAC,
                 tags: vec![],

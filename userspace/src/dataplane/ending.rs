@@ -39,41 +39,33 @@ impl DataPlane {
         &mut self,
         which: impl Fn(&AnyEntry) -> bool,
     ) -> Result<Vec<EndedFlow>, Error> {
-        let which = |entry: &AnyEntry| !is_ended(entry) && which(entry);
-        let mut ended = Vec::new();
-        for table in self.tables_mut() {
-            let mut picked = Vec::new();
-            table.for_each(&mut |id, entry| {
-                if which(&entry) {
-                    picked.push(id);
-                }
-            })?;
-            let still = |client: &AnyEntry, _: Option<&AnyEntry>| which(client);
-            ended.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
-        }
         let now = self.clock()?.jiffies as u32;
         let hz = self.hz()?;
-        // The table of marks forgets what came first, and who was busy is the one with packets on their way.
-        ended.sort_by_key(|flow| Reverse(idle(now, flow.client.last_seen, hz)));
-        for flow in &ended {
-            self.mark(flow, now);
+        let which = |entry: &AnyEntry| !is_ended(entry) && which(entry);
+        let still = |client: &AnyEntry, _: Option<&AnyEntry>| which(client);
+        let families: [(&mut dyn FlowTable, &mut dyn FlowTable); 2] =
+            [(&mut self.half_open, &mut self.flows), (&mut self.half_open6, &mut self.flows6)];
+        let mut ended = Vec::new();
+        for (half_open, flows) in families {
+            for (_, id) in picked(half_open, which, now, hz)? {
+                if let Some(flow) = take(half_open, &id, still) {
+                    mark(half_open, &flow, now);
+                    ended.push(flow);
+                }
+            }
+            // The table of marks forgets what came first, and who was busy is the one with packets on their way.
+            let mut picked = picked(flows, which, now, hz)?;
+            picked.sort_by_key(|(idle, _)| Reverse(*idle));
+            for (_, id) in picked {
+                if let Some(flow) = find(flows, &id, still) {
+                    // First the mark, so that there is no moment in which its packets are nobody's.
+                    mark(half_open, &flow, now);
+                    remove(flows, &flow);
+                    ended.push(flow);
+                }
+            }
         }
         Ok(ended)
-    }
-
-    /// Leaves entries by which the program knows late packets of the flow. Without them those of a server would be nobody's but in `snat`, and
-    /// all would share the bounded rate of answers to strays.
-    fn mark(&mut self, flow: &EndedFlow, now: u32) {
-        let mark =
-            |entry: AnyEntry| AnyEntry { state: FlowState::Ended as u8, last_seen: now, ..entry };
-        let v6 = self.half_open6.is_for(&flow.id);
-        let table: &mut dyn FlowTable = if v6 { &mut self.half_open6 } else { &mut self.half_open };
-        // A client that came back meanwhile goes first.
-        if table.add(&flow.id, &mark(flow.client))
-            && let Some(reply) = flow.reply
-        {
-            table.add(&flow.client.peer_key(), &mark(reply));
-        }
     }
 
     /// Flows that were ended so short a time ago and whose clients did not come back by the same port, with the numbers that late packets
@@ -104,20 +96,60 @@ pub(super) fn reply(table: &dyn FlowTable, id: &FlowId, client: &AnyEntry) -> Op
     table.get(&client.peer_key()).filter(|reply| reply.rewrite.is_reverse_of(id))
 }
 
-/// Takes one flow, judged as it is now: packets went on since the scan, and the client's port may be another flow's.
-pub(super) fn take(
-    table: &mut dyn FlowTable,
-    id: FlowId,
+/// The flows that `which` picks, and how long each has been silent.
+fn picked(
+    table: &dyn FlowTable,
+    which: impl Fn(&AnyEntry) -> bool,
+    now: u32,
+    hz: u32,
+) -> Result<Vec<(Duration, FlowId)>, Error> {
+    let mut picked = Vec::new();
+    table.for_each(&mut |id, entry| {
+        if which(&entry) {
+            picked.push((idle(now, entry.last_seen, hz), id));
+        }
+    })?;
+    Ok(picked)
+}
+
+/// Finds one flow, judged as it is now: packets went on since the scan, and the client's port may be another flow's.
+fn find(
+    table: &dyn FlowTable,
+    id: &FlowId,
     which: impl Fn(&AnyEntry, Option<&AnyEntry>) -> bool,
 ) -> Option<EndedFlow> {
-    let client = table.get(&id)?;
-    let reply = reply(table, &id, &client);
-    if !which(&client, reply.as_ref()) {
-        return None;
+    let client = table.get(id)?;
+    let reply = reply(table, id, &client);
+    which(&client, reply.as_ref()).then_some(EndedFlow { id: *id, client, reply })
+}
+
+fn remove(table: &mut dyn FlowTable, flow: &EndedFlow) {
+    table.remove(&flow.id);
+    if flow.reply.is_some() {
+        table.remove(&flow.client.peer_key());
     }
-    table.remove(&id);
-    if reply.is_some() {
-        table.remove(&client.peer_key());
+}
+
+/// Finds one flow and takes it out.
+pub(super) fn take(
+    table: &mut dyn FlowTable,
+    id: &FlowId,
+    which: impl Fn(&AnyEntry, Option<&AnyEntry>) -> bool,
+) -> Option<EndedFlow> {
+    let flow = find(table, id, which)?;
+    remove(table, &flow);
+    Some(flow)
+}
+
+/// Leaves entries by which the program knows late packets of the flow. Without them those of a server would be nobody's but in `snat`, and
+/// all would share the bounded rate of answers to strays.
+fn mark(half_open: &mut dyn FlowTable, flow: &EndedFlow, now: u32) {
+    let mark =
+        |entry: AnyEntry| AnyEntry { state: FlowState::Ended as u8, last_seen: now, ..entry };
+    // A client that came back meanwhile goes first.
+    if half_open.add(&flow.id, &mark(flow.client))
+        && let Some(reply) = flow.reply
+    {
+        half_open.add(&flow.client.peer_key(), &mark(reply));
     }
-    Some(EndedFlow { id, client, reply })
 }

@@ -190,7 +190,7 @@ impl DataPlane {
             let still = |client: &AnyEntry, reply: Option<&AnyEntry>| {
                 expired(client) && reply.is_none_or(expired)
             };
-            swept.extend(picked.into_iter().filter_map(|id| take(table, id, still)));
+            swept.extend(picked.into_iter().filter_map(|id| take(table, &id, still)));
         }
         self.sweep_positions = positions;
         swept.retain(|flow| !is_ended(&flow.client));

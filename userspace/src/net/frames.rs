@@ -45,9 +45,9 @@ pub struct VlanTag {
     pub id: u16,
 }
 
-/// A TCP segment that ends a connection.
+/// A TCP segment without data that ends a connection, or asks how it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rst {
+pub struct Segment {
     pub src_mac: Mac,
     pub dst_mac: Mac,
     /// Outermost first; all have priority 0.
@@ -59,9 +59,20 @@ pub struct Rst {
     pub seq: u32,
     /// Present in answers and for established connections; a bare RST has none.
     pub ack: Option<u32>,
+    pub kind: SegmentKind,
 }
 
-impl Rst {
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SegmentKind {
+    /// RST.
+    Reset,
+    /// What a keepalive looks like: with a number that the receiver has passed, which it answers by saying what it expects (RFC 9293,
+    /// section 3.8.4).
+    Probe,
+}
+
+impl Segment {
     /// Returns the frame with all checksums filled in, or `None` if `src` and `dst` are of
     /// different families.
     #[must_use]
@@ -87,7 +98,8 @@ impl Rst {
         tcp[4..8].copy_from_slice(&self.seq.to_be_bytes());
         tcp[8..12].copy_from_slice(&self.ack.unwrap_or_default().to_be_bytes());
         tcp[12] = ((TCP_BYTES / 4) as u8) << 4;
-        tcp[13] = FLAG_RST | if self.ack.is_some() { FLAG_ACK } else { 0 };
+        let reset = if self.kind == SegmentKind::Reset { FLAG_RST } else { 0 };
+        tcp[13] = reset | if self.ack.is_some() { FLAG_ACK } else { 0 };
         let pseudo = pseudo(self.src.ip(), self.dst.ip(), libc::IPPROTO_TCP, TCP_BYTES);
         let checksum = finish(pseudo + sum(&tcp));
         tcp[16..18].copy_from_slice(&checksum);
@@ -264,11 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn resets_of_both_families_with_and_without_tags_are_read_by_others() {
+    fn segments_of_both_families_with_and_without_tags_are_read_by_others() {
         for ack in [None, Some(0), Some(u32::MAX)] {
             for tags in [vec![], vec![CUSTOMER], vec![PROVIDER, CUSTOMER]] {
-                check(&Rst { tags: tags.clone(), ..reset(ack) });
-                check(&Rst { tags, ..reset6(ack) });
+                for kind in [SegmentKind::Reset, SegmentKind::Probe] {
+                    check(&Segment { tags: tags.clone(), kind, ..reset(ack) });
+                    check(&Segment { tags: tags.clone(), kind, ..reset6(ack) });
+                }
             }
         }
     }
@@ -276,13 +290,13 @@ mod tests {
     #[test]
     fn an_ipv6_reset_needs_no_padding() {
         assert_eq!(reset6(None).to_frame().expect("one family").len(), 74);
-        let tagged = Rst { tags: vec![PROVIDER, CUSTOMER], ..reset6(None) };
+        let tagged = Segment { tags: vec![PROVIDER, CUSTOMER], ..reset6(None) };
         assert_eq!(tagged.to_frame().expect("one family").len(), 82);
     }
 
     #[test]
     fn tags_stand_between_the_macs_and_the_ethertype_outermost_first() {
-        let tagged = Rst { tags: vec![PROVIDER, CUSTOMER], ..reset(None) };
+        let tagged = Segment { tags: vec![PROVIDER, CUSTOMER], ..reset(None) };
         let frame = tagged.to_frame().expect("one family");
         assert_eq!(frame[12..22], [0x88, 0xa8, 0x01, 0x23, 0x81, 0, 0x0f, 0xfe, 8, 0]);
         let plain = reset(None).to_frame().expect("one family");
@@ -292,8 +306,8 @@ mod tests {
     #[test]
     fn a_reset_between_families_is_none() {
         let (four, six) = (reset(None), reset6(None));
-        assert_eq!(Rst { dst: six.dst, ..four.clone() }.to_frame(), None);
-        assert_eq!(Rst { dst: four.dst, ..six }.to_frame(), None);
+        assert_eq!(Segment { dst: six.dst, ..four.clone() }.to_frame(), None);
+        assert_eq!(Segment { dst: four.dst, ..six }.to_frame(), None);
     }
 
     #[test]
@@ -341,13 +355,13 @@ mod tests {
     }
 
     /// Has etherparse read the frame, and compares every field and checksum.
-    fn check(rst: &Rst) {
-        let frame = rst.to_frame().expect("one family");
+    fn check(segment: &Segment) {
+        let frame = segment.to_frame().expect("one family");
         assert!(frame.len() >= FRAME_BYTES_MIN);
         let packet = SlicedPacket::from_ethernet(&frame).expect("frame");
         let ethernet = packet.link.as_ref().and_then(|link| link.to_header()).expect("Ethernet");
         let ethernet = ethernet.ethernet2().expect("Ethernet");
-        assert_eq!((ethernet.destination, ethernet.source), (rst.dst_mac, rst.src_mac));
+        assert_eq!((ethernet.destination, ethernet.source), (segment.dst_mac, segment.src_mac));
 
         let mut ethertypes = vec![ethernet.ether_type.0];
         let mut ids = Vec::new();
@@ -358,10 +372,10 @@ mod tests {
             assert_eq!(tag.priority_code_point().value(), 0);
             assert!(!tag.drop_eligible_indicator());
         }
-        assert_eq!(ids, rst.tags.iter().map(|tag| tag.id).collect::<Vec<_>>());
-        let payload = if rst.src.is_ipv4() { 0x0800 } else { 0x86dd };
+        assert_eq!(ids, segment.tags.iter().map(|tag| tag.id).collect::<Vec<_>>());
+        let payload = if segment.src.is_ipv4() { 0x0800 } else { 0x86dd };
         let protocols: Vec<u16> =
-            rst.tags.iter().map(|tag| tag.protocol).chain([payload]).collect();
+            segment.tags.iter().map(|tag| tag.protocol).chain([payload]).collect();
         assert_eq!(ethertypes, protocols);
 
         let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("{packet:?}") };
@@ -383,16 +397,17 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(header.checksum, checksum.expect("checksum"));
-        assert_eq!(SocketAddr::new(src, header.source_port), rst.src);
-        assert_eq!(SocketAddr::new(dst, header.destination_port), rst.dst);
-        assert_eq!(header.sequence_number, rst.seq);
-        assert_eq!(header.acknowledgment_number, rst.ack.unwrap_or(0));
-        assert_eq!((header.rst, header.ack), (true, rst.ack.is_some()));
+        assert_eq!(SocketAddr::new(src, header.source_port), segment.src);
+        assert_eq!(SocketAddr::new(dst, header.destination_port), segment.dst);
+        assert_eq!(header.sequence_number, segment.seq);
+        assert_eq!(header.acknowledgment_number, segment.ack.unwrap_or(0));
+        let resets = segment.kind == SegmentKind::Reset;
+        assert_eq!((header.rst, header.ack), (resets, segment.ack.is_some()));
         assert!(!header.syn && !header.fin && !header.psh && header.window_size == 0);
     }
 
-    fn reset(ack: Option<u32>) -> Rst {
-        Rst {
+    fn reset(ack: Option<u32>) -> Segment {
+        Segment {
             src_mac: A,
             dst_mac: B,
             tags: vec![],
@@ -400,11 +415,12 @@ mod tests {
             dst: "10.0.0.2:32768".parse().expect("address"),
             seq: 0xdead_beef,
             ack,
+            kind: SegmentKind::Reset,
         }
     }
 
-    fn reset6(ack: Option<u32>) -> Rst {
-        Rst {
+    fn reset6(ack: Option<u32>) -> Segment {
+        Segment {
             src: "[2001:db8::1]:3306".parse().expect("address"),
             dst: "[2001:db8:ffff::2]:32768".parse().expect("address"),
             ..reset(ack)

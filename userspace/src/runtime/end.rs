@@ -11,10 +11,10 @@ use pairflip_policy::{ClusterId, EndReason, EndWhich};
 use super::Runtime;
 use crate::{
     dataplane::{AnyEntry, EndedFlow, Ends},
-    net::frames::{Rst, VlanTag},
+    net::frames::{Segment, SegmentKind, VlanTag},
 };
 
-/// How long both ends of a flow are told again, once a second: the frame may be lost, and a host that was sent a wrong number asks for the right one at
+/// How long both ends of a flow are told and asked again, once a second: frames are lost, and a host answers such as do not fit its connection at
 /// most twice a second (Linux, `tcp_invalid_ratelimit`).
 const TOLD_AGAIN_FOR: Duration = Duration::from_millis(3500);
 
@@ -43,7 +43,7 @@ impl Runtime {
         if ended.is_empty() {
             return;
         }
-        self.tell_ends(&ended);
+        self.tell_ends(&ended, resets);
         self.last_ended = Some(Instant::now());
         let why = reason.to_string();
         for flow in &ended {
@@ -58,20 +58,23 @@ impl Runtime {
             return;
         }
         match self.dataplane.recently_ended(TOLD_AGAIN_FOR) {
-            Ok(ended) => self.tell_ends(&ended),
+            Ok(ended) => {
+                self.tell_ends(&ended, resets);
+                self.tell_ends(&ended, probes);
+            }
             Err(error) => {
                 tracing::warn!(%error, "looking for flows that were ended; an end whose RST was lost learns of it with its next packet");
             }
         }
     }
 
-    fn tell_ends(&self, ended: &[EndedFlow]) {
+    fn tell_ends(&self, ended: &[EndedFlow], frames: fn(&EndedFlow, &Hops<'_>) -> Vec<Frame>) {
         let hops = Hops { backends: &self.hops, devices: &self.devices };
         let mut failed = 0;
-        for (ifindex, frame) in ended.iter().flat_map(|flow| resets(flow, &hops)) {
+        for (ifindex, frame) in ended.iter().flat_map(|flow| frames(flow, &hops)) {
             if let Err(error) = self.frames.send(ifindex, &frame) {
                 failed += 1;
-                tracing::debug!(%error, ifindex, "sending an RST");
+                tracing::debug!(%error, ifindex, "telling an end of a flow");
             }
         }
         if failed > 0 {
@@ -100,19 +103,22 @@ pub(super) struct Device {
     pub(super) tags: Vec<VlanTag>,
 }
 
+/// A frame, and the interface it leaves by.
+type Frame = (u32, Vec<u8>);
+
 /// Where to send what: hops to backends by index, networks of clients by slot.
 struct Hops<'a> {
     backends: &'a BTreeMap<u16, Hop>,
     devices: &'a BTreeMap<u16, Device>,
 }
 
-/// Returns the frames that end `flow` on both sides, each with the interface it leaves by.
+/// Returns the frames that end `flow` on both sides.
 ///
 /// An established connection takes an RST only with exactly the number it expects next (RFC 9293, section 3.10.7.4, as
 /// changed by RFC 5961). What we forwarded last and what the receiver acknowledged last are the two candidates: they
 /// differ when a segment was lost behind us or an acknowledgement is on its way. Should neither fit, the receiver's
 /// challenge is a late packet, which the program answers with the number that it names.
-fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
+fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<Frame> {
     let mut frames = Vec::new();
     if let Some(hop) = client_hop(&flow.client, hops) {
         let (numbers, ack) = if flow.client.state == FlowState::HalfOpen as u8 {
@@ -121,14 +127,41 @@ fn resets(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<(u32, Vec<u8>)> {
         } else {
             (candidates(flow.reply.map(|reply| reply.seq_next), flow.client.ack), None)
         };
-        push(&mut frames, &hop, flow.towards_client(), &numbers, ack);
+        frames.extend(
+            numbers
+                .into_iter()
+                .filter_map(|seq| frame(&hop, flow.towards_client(), SegmentKind::Reset, seq, ack)),
+        );
     }
     if let Some(hop) = hops.backends.get(&flow.client.backend) {
         let acked = flow.reply.map(|reply| reply.ack).filter(|ack| *ack != 0);
         let numbers = candidates(acked, flow.client.seq_next);
-        push(&mut frames, hop, flow.towards_backend(), &numbers, None);
+        frames.extend(
+            numbers.into_iter().filter_map(|seq| {
+                frame(hop, flow.towards_backend(), SegmentKind::Reset, seq, None)
+            }),
+        );
     }
     frames
+}
+
+/// Returns the frames that ask both ends for the number that they expect. The answer is a late packet; in `dsr` the server's goes to the client,
+/// whose kernel knows no such connection any more and sends the RST.
+///
+/// For an end that both candidates of [`resets`] missed and that has nothing to send: packets that passed while the flow was taken out of the
+/// tables are in neither number, and RSTs below what an end expects are ignored in silence.
+fn probes(flow: &EndedFlow, hops: &Hops<'_>) -> Vec<Frame> {
+    let (seq, ack) = (flow.client.seq_next, flow.client.ack);
+    let probe = |hop: &Hop, ends, seq: u32, ack| {
+        frame(hop, ends, SegmentKind::Probe, seq.wrapping_sub(1), Some(ack))
+    };
+    let client =
+        client_hop(&flow.client, hops).and_then(|hop| probe(&hop, flow.towards_client(), ack, seq));
+    let backend = hops
+        .backends
+        .get(&flow.client.backend)
+        .and_then(|hop| probe(hop, flow.towards_backend(), seq, ack));
+    client.into_iter().chain(backend).collect()
 }
 
 fn candidates(other: Option<u32>, sure: u32) -> Vec<u32> {
@@ -147,23 +180,22 @@ fn client_hop(client: &AnyEntry, hops: &Hops<'_>) -> Option<Hop> {
     })
 }
 
-fn push(
-    frames: &mut Vec<(u32, Vec<u8>)>,
+fn frame(
     hop: &Hop,
     (src, dst): Ends,
-    numbers: &[u32],
+    kind: SegmentKind,
+    seq: u32,
     ack: Option<u32>,
-) {
-    frames.extend(numbers.iter().filter_map(|seq| {
-        let reset = Rst {
-            src_mac: hop.own_mac,
-            dst_mac: hop.peer_mac,
-            tags: hop.tags.clone(),
-            src,
-            dst,
-            seq: *seq,
-            ack,
-        };
-        Some((hop.ifindex, reset.to_frame()?))
-    }));
+) -> Option<Frame> {
+    let segment = Segment {
+        src_mac: hop.own_mac,
+        dst_mac: hop.peer_mac,
+        tags: hop.tags.clone(),
+        src,
+        dst,
+        seq,
+        ack,
+        kind,
+    };
+    Some((hop.ifindex, segment.to_frame()?))
 }
