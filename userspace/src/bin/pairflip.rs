@@ -2,10 +2,11 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -29,6 +30,10 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// No daemon to ask.
 const EXIT_NO_DAEMON: u8 = 3;
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Erases the display (ECMA-48, 8.3.39).
+const CLEAR: &str = "\x1b[2J";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -60,7 +65,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows which pair is active, where each VIP goes, and why.
-    Status,
+    Status {
+        /// Shows it anew every second, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Makes another pair active: one atomic change for all routes of the cluster.
     ///
     /// In this version only with --route-only: new connections go to the other pair at once, and
@@ -99,6 +108,9 @@ enum Command {
         /// List at most this many [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        /// Lists them anew every second, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
     },
     /// Checks a configuration and says what it amounts to. Needs no daemon, changes nothing.
     Check {
@@ -133,6 +145,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
     let (text, code) = match run(arguments).await {
+        Ok(text) if text.is_empty() => return ExitCode::SUCCESS,
         Ok(text) => return ExitCode::from(write(io::stdout(), &text)),
         Err(Failure { error, code }) => (error_text(error, json), code),
     };
@@ -143,9 +156,12 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<String, Failure> {
     let Arguments { socket, json, command } = arguments;
     match command {
-        Command::Status => {
-            let status: Status = get(&socket, "/v1/status").await?;
-            show(&status, json, |status| render::status(status, style()))
+        Command::Status { watch } => {
+            let once = async || {
+                let status: Status = get(&socket, "/v1/status").await?;
+                show(&status, json, |status| render::status(status, style()))
+            };
+            if watch { repeat(once, json).await } else { once().await }
         }
         Command::Flip { route_only: false, .. } => {
             Err(Failure { error: safe_flip_not_supported(), code: EXIT_USAGE })
@@ -159,15 +175,19 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             let done = request(&socket, Method::POST, "/v1/flip", Some(&flip)).await?;
             show(&done, json, |done| render::flip(done, style()))
         }
-        Command::Flows { backend, cluster, state, limit } => {
+        Command::Flows { backend, cluster, state, limit, watch } => {
             let mut query = Vec::new();
             let backend = backend.map(|backend| backend.to_string());
             query.extend(backend.map(|backend| format!("backend={}", percent_encoded(&backend))));
             query.extend(cluster.map(|cluster| format!("cluster={}", percent_encoded(&cluster))));
             query.extend(state.map(|state| format!("state={}", percent_encoded(&state))));
             query.extend(limit.map(|limit| format!("limit={limit}")));
-            let flows: Flows = get(&socket, &format!("/v1/flows?{}", query.join("&"))).await?;
-            show(&flows, json, |flows| render::flows(flows, style()))
+            let target = format!("/v1/flows?{}", query.join("&"));
+            let once = async || {
+                let flows: Flows = get(&socket, &target).await?;
+                show(&flows, json, |flows| render::flows(flows, style()))
+            };
+            if watch { repeat(once, json).await } else { once().await }
         }
         Command::Check { config } => {
             show(&Summary::new(&config::load(&config)?), json, Summary::text)
@@ -179,6 +199,38 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             })
         }
     }
+}
+
+/// Shows what `once` says every second, on a terminal always at the same place. A daemon that does not answer for a while is no reason to
+/// stop; one that never did is.
+async fn repeat(
+    once: impl AsyncFn() -> Result<String, Failure>,
+    json: bool,
+) -> Result<String, Failure> {
+    let mut text = once().await?;
+    let terminal = io::stdout().is_terminal();
+    if terminal {
+        print(CLEAR);
+    }
+    loop {
+        let frame = if terminal { in_place(&text) } else { format!("{}\n", text.trim_end()) };
+        if !print(&frame) {
+            return Ok(String::new());
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        text = once().await.unwrap_or_else(|Failure { error, .. }| error_text(error, json));
+    }
+}
+
+/// From the first line on, over what was there: no moment of an empty screen.
+fn in_place(text: &str) -> String {
+    format!("\x1b[H{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
+}
+
+/// Whether somebody still reads.
+fn print(text: &str) -> bool {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 async fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, ClientError> {
@@ -289,7 +341,7 @@ mod tests {
         for line in ["--json --socket /x status", "status --json --socket /x"] {
             let Arguments { socket, json, command } = parse(line).unwrap();
             assert_eq!((socket, json), (PathBuf::from("/x"), true));
-            assert!(matches!(command, Command::Status));
+            assert!(matches!(command, Command::Status { watch: false }));
         }
     }
 
@@ -345,7 +397,7 @@ mod tests {
         for (line, kind) in [
             ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("fly", ErrorKind::InvalidSubcommand),
-            ("status --watch", ErrorKind::UnknownArgument),
+            ("status --watch=yes", ErrorKind::TooManyValues),
             ("status extra", ErrorKind::UnknownArgument),
             ("flip pair2", ErrorKind::UnknownArgument),
             ("flip --to", ErrorKind::InvalidValue),
@@ -360,6 +412,11 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");
         }
+    }
+
+    #[test]
+    fn a_frame_overwrites_the_last_one_to_the_end_of_each_line_and_of_the_screen() {
+        assert_eq!(in_place("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 
     #[test]

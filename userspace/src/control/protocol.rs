@@ -286,9 +286,14 @@ pub(crate) mod example {
             flows_max: 262_144,
             half_open: 3,
             half_open_max: 16_384,
-            counters: [("drop_ttl", 0), ("forwarded", 81_000_224), ("reset_no_backend", 4)]
-                .map(|(name, count)| (name.to_owned(), count))
-                .into(),
+            counters: [
+                ("drop_ttl", 0),
+                ("forwarded", 81_000_224),
+                ("half_open_evicted", 12),
+                ("reset_no_backend", 4),
+            ]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into(),
             warnings: vec!["mind the gap".into()],
         }
     }

@@ -2,6 +2,10 @@
 //!
 //! Pure: whether there is colour is the caller's to know. Colour repeats what the words say.
 
+use std::collections::BTreeMap;
+
+use pairflip_common::counter::Counter;
+
 use super::protocol::{BackendStatus, ClusterStatus, Drain, FlipDone, Flows, RouteStatus, Status};
 
 /// Whether the text goes to a terminal that shows colours.
@@ -191,16 +195,26 @@ impl Page {
             daemon.half_open_max,
         );
         self.line(Tone::Neutral, &text);
-        let turned_away: Vec<String> = daemon
-            .counters
+        self.counters("packets turned away", &daemon.counters, is_refusal);
+        self.counters("limits hit", &daemon.counters, |reason| LIMITS.contains(&reason));
+        self.warnings(&daemon.warnings);
+    }
+
+    /// A line of the counters that `which` picks and that have counted something.
+    fn counters(
+        &mut self,
+        title: &str,
+        counters: &BTreeMap<String, u64>,
+        which: impl Fn(&str) -> bool,
+    ) {
+        let counted: Vec<String> = counters
             .iter()
-            .filter(|(reason, count)| **count > 0 && is_refusal(reason))
+            .filter(|(reason, count)| **count > 0 && which(reason))
             .map(|(reason, count)| format!("{reason} {count}"))
             .collect();
-        if !turned_away.is_empty() {
-            self.line(Tone::Neutral, &format!("packets turned away: {}", turned_away.join(", ")));
+        if !counted.is_empty() {
+            self.line(Tone::Neutral, &format!("{title}: {}", counted.join(", ")));
         }
-        self.warnings(&daemon.warnings);
     }
 
     fn warnings(&mut self, warnings: &[String]) {
@@ -326,8 +340,16 @@ fn printable(text: &str) -> String {
 
 /// Whether the counter is of packets that clients sent in vain.
 fn is_refusal(reason: &str) -> bool {
-    reason.starts_with("drop_") || reason.starts_with("reset_")
+    (reason.starts_with("drop_") || reason.starts_with("reset_")) && !LIMITS.contains(&reason)
 }
+
+/// What was counted because there was no more room for it; docs/operating.md says what to do.
+const LIMITS: [&str; 4] = [
+    Counter::HalfOpenEvicted.name(),
+    Counter::FlowLogLost.name(),
+    Counter::ResetPortsExhausted.name(),
+    Counter::ResetFlowsFull.name(),
+];
 
 /// The two largest units: `3d4h`, `5m12s`.
 fn duration(seconds: u64) -> String {
@@ -360,6 +382,7 @@ cluster main: pair1 is active (generation 7)
 
 pairflipd 0.1.0, pid 4711, up 3d4h; eth0 native; flows 1204 of 262144, half-open 3 of 16384
 packets turned away: reset_no_backend 4
+limits hit: half_open_evicted 12
 warning: mind the gap
 ";
         assert_eq!(status(&example::status(), Style::Plain), expected);

@@ -246,6 +246,7 @@ pairflip_interface_native{interface="eth0"} 1
 # TYPE pairflip_packets_total counter
 pairflip_packets_total{reason="drop_ttl"} 0
 pairflip_packets_total{reason="forwarded"} 81000224
+pairflip_packets_total{reason="half_open_evicted"} 12
 pairflip_packets_total{reason="reset_no_backend"} 4
 # HELP pairflip_route_generation Grows by one with each change of the cluster's route table.
 # TYPE pairflip_route_generation gauge
