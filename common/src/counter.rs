@@ -97,6 +97,8 @@ counters! {
 
     /// RST: a late packet of a flow that the daemon had ended.
     ResetEnded = "reset_ended",
+    /// Drop: an RST of a flow that the daemon had ended: its sender knows.
+    DropEnded = "drop_ended",
 }
 
 /// Entries of the counters map, with room for counters of later versions.

@@ -220,9 +220,13 @@ fn ended<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> 
         forget(segment, entry);
         return Next::NoFlow;
     }
-    // In `dsr` the server's challenge goes to the client, whose answer to it is the RST that the server accepts.
-    if segment.flags & RST != 0 && entry.forwarding == Forwarding::Dsr as u8 {
-        return Next::Done(Verdict::forward(entry, Counter::HalfOpenForwarded));
+    if segment.flags & RST != 0 {
+        // In `dsr` the server's challenge goes to the client, whose answer to it is the RST that the server accepts.
+        return Next::Done(if entry.forwarding == Forwarding::Dsr as u8 {
+            Verdict::forward(entry, Counter::HalfOpenForwarded)
+        } else {
+            Verdict::drop(Counter::DropEnded)
+        });
     }
     // So that the daemon, which says it again, has the right number as well.
     if segment.flags & ACK != 0 && segment.ack().wrapping_sub(entry.ack) as i32 > 0 {

@@ -339,8 +339,11 @@ fn printable(text: &str) -> String {
 }
 
 /// Whether the counter is of packets that clients sent in vain.
+/// What ends with a cut, for one, was not turned away.
 fn is_refusal(reason: &str) -> bool {
-    (reason.starts_with("drop_") || reason.starts_with("reset_")) && !LIMITS.contains(&reason)
+    (reason.starts_with("drop_") || reason.starts_with("reset_"))
+        && !reason.ends_with("_ended")
+        && !LIMITS.contains(&reason)
 }
 
 /// What was counted because there was no more room for it; docs/operating.md says what to do.
