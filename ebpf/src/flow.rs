@@ -198,6 +198,10 @@ pub(crate) fn half_open<F: Family>(
         completes = completes && segment.seq() == entry.seq_next;
     } else {
         let Some(peer) = own_peer(segment, entry) else {
+            // Another CPU may have moved both to the flow table meanwhile.
+            if let Some(flow) = F::flow(segment.key()) {
+                return Next::Flow(flow);
+            }
             // Evicted under a flood, and its port may belong to another connection by now. A SYN starts over.
             F::remove_half_open(segment.key());
             count(Counter::HalfOpenEvicted);
@@ -225,7 +229,8 @@ fn promote<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
     entry.state = FlowState::Established as u8;
     // From here on numbers only move forward.
     entry.ack = segment.ack();
-    if F::insert_flow(segment.key(), entry) {
+    let inserted = F::insert_flow(segment.key(), entry);
+    if inserted {
         if entry.forwarding == Forwarding::Dsr as u8 || promote_peer(segment, entry) {
             count(Counter::FlowOpened);
             log::line(segment, entry, RecordKind::Opened as u8);
@@ -233,13 +238,14 @@ fn promote<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
             F::remove_flow(segment.key());
         }
     }
-    // Flow table first, then out of the half-open table: the port is never without an owner.
-    forget(segment, entry);
-    // When the insert failed, the table is full, or another CPU was faster and the flow is there.
-    match F::flow(segment.key()) {
-        Some(entry) => Next::Flow(entry),
-        None => Next::Done(Verdict::reset(Counter::ResetFlowsFull)),
+    // When the insert failed, the table is full, or another CPU was faster and the flow is there: that one still needs the
+    // half-open entries.
+    let flow = F::flow(segment.key());
+    if inserted || flow.is_none() {
+        // Flow table first, then out of the half-open table: the port is never without an owner.
+        forget(segment, entry);
     }
+    flow.map_or_else(|| Next::Done(Verdict::reset(Counter::ResetFlowsFull)), Next::Flow)
 }
 
 #[inline(always)]
