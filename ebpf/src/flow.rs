@@ -367,7 +367,7 @@ fn account<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     // SAFETY: the helper has no preconditions.
     entry.last_seen = unsafe { bpf_jiffies64() } as u32;
     entry.packets = entry.packets.wrapping_add(1);
-    entry.add_bytes(segment.place.l2_len as u32 + segment.place.ip_len);
+    entry.add_bytes(segment.place.bytes());
     // Until its handshake is complete, the client's only number is that of its SYN: whoever sends others is not it.
     if entry.state == FlowState::HalfOpen as u8 && entry.direction == Direction::Client as u8 {
         return;
