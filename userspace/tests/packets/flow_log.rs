@@ -1,6 +1,6 @@
 //! The flow log: what it says of connections that the program saw open and end.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use pairflip::dataplane::{FlowLine, FlowLog};
 use pairflip_common::{
@@ -9,17 +9,16 @@ use pairflip_common::{
 };
 
 use crate::{
-    bench::{ACK, FIN, PSH, RST, SYN},
+    bench::{ACK, Action, Bench, CLIENT, Established, FIN, Frame, PSH, RST, SYN, VIP_WRITE},
     frames::Packet,
     scene::{Scene, Side, When},
-    table::goes_on,
     world::{Family, World},
 };
 
 /// The kernel puts so much in front of each record of a ring (`BPF_RINGBUF_HDR_SZ`).
 const RECORD_HEADER: usize = 8;
 /// Lines that wait in a full ring.
-const LINES_MAX: usize = RING_BYTES as usize / (RECORD_HEADER + size_of::<FlowRecord>());
+const LINES_MAX: usize = RING_BYTES / (RECORD_HEADER + size_of::<FlowRecord>());
 /// Longer than any test takes between a connection's first packet and its last.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
@@ -40,25 +39,31 @@ fn the_flow_log_tells_how_connections_open_and_end_in_every_family_and_mode() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_full_flow_log_loses_lines_and_no_packets() {
-    let (mut world, mut log) = world(Family::V4, Forwarding::Snat);
-    let mut opened = 0;
-    while opened * 2 <= LINES_MAX {
-        let scene = world.connect(When::Open);
-        world.run_from(Side::Client, &scene.client(RST));
-        opened += 1;
+    let mut bench = Bench::new();
+    bench.dataplane.set_features(false, true).unwrap();
+    let mut log = bench.dataplane.take_flow_log().unwrap().expect("nobody else reads it");
+    let client = |number| SocketAddr::new(CLIENT.ip(), 2000 + number);
+    let reset = |flow: &Established, seq| {
+        bench.run(&Frame::tcp(flow.client, flow.vip).seq(seq).flags(RST).bytes());
+    };
+    let opened = LINES_MAX as u64 / 2 + 1;
+    for number in 0..opened {
+        let flow = bench.establish(client(number as u16), VIP_WRITE);
+        reset(&flow, flow.client_next);
     }
-    let lost = world.bench.counter("flow_log_lost");
+    let lost = bench.counter("flow_log_lost");
     assert!(lost > 0, "{} lines are in a ring for {LINES_MAX}", 2 * opened);
-    let scene = world.connect(When::Open);
-    goes_on(&mut world, &scene);
-    assert_eq!(world.bench.counter("flow_log_lost"), lost + 1);
-    assert_eq!(world.bench.counter("flow_opened"), opened as u64 + 1);
+    let flow = bench.establish(CLIENT, VIP_WRITE);
+    let (action, out) = bench.run(&flow.data(b"select 1"));
+    assert_eq!((action, Frame::parse(&out).dst), (Action::Tx, flow.backend));
+    assert_eq!(bench.counter("flow_log_lost"), lost + 1);
+    assert_eq!(bench.counter("flow_opened"), opened + 1);
 
-    let lines = std::iter::from_fn(|| log.next_line()).count();
-    assert_eq!(lines as u64 + lost, 2 * opened as u64, "lines are either there or counted");
-    world.run_from(Side::Client, &scene.client(RST).seq(scene.c + 8));
+    let lines = std::iter::from_fn(|| log.next_line()).count() as u64;
+    assert_eq!(lines + lost, 2 * opened, "lines are either there or counted");
+    reset(&flow, flow.client_next + 8);
     let after = log.next_line().expect("there is room again");
-    assert_eq!((after.kind, after.client), (RecordKind::ResetByClient, scene.client));
+    assert_eq!((after.kind, after.client), (RecordKind::ResetByClient, flow.client));
 }
 
 /// A way for a connection to end: its packets, in order, and what the log makes of it.

@@ -20,8 +20,8 @@ const FLOWS_MAX: u32 = 16_384;
 #[ignore = "needs root: run by cargo xtask test"]
 fn in_dnat_a_port_that_is_taken_at_the_backend_gives_way_to_another() {
     for family in [Family::V4, Family::V6] {
+        let mut world = World::new(family, Forwarding::Dnat, 1024);
         for first_is in [When::HalfOpen, When::Open] {
-            let mut world = World::new(family, Forwarding::Dnat, 1024);
             let first = world.connect(first_is);
             assert_eq!(first.source, first.client, "{world}: a free port is kept");
             let second = connect_to_second_vip(&mut world, &first, When::Open);

@@ -7,32 +7,50 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    sync::{Arc, atomic::AtomicBool, mpsc},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
+        resource::{Resource, getrlimit, setrlimit},
+    },
+};
 use pairflip_vm_tests::command::run;
-use tokio::sync::oneshot;
 
 use super::{network::Forwarding, *};
 
 const PORT: u16 = 7;
 /// Longest wait for bytes: long enough for some retransmissions.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The server looks as often whether it is to end.
+const TURN_MS: u8 = 20;
 /// Bytes that a connection sends at a time.
 const BLOCK: usize = 512;
 
 /// Sends back what connections from client1 send to a database server's port. Ends when it is dropped.
 pub(crate) struct Server {
     host: Namespace,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
     pub(crate) fn start(host: Namespace, setup: &Setup) -> Result<Self> {
-        let (stop, stopped) = oneshot::channel();
-        let thread = host.spawn(move || serve(stopped).unwrap())?;
-        let server = Self { host, stop: Some(stop), thread: Some(thread) };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (ready, is_ready) = mpsc::channel();
+        let thread = host.spawn(move || {
+            // A descriptor table of its own, so that each end of a connection counts in another one: a table takes only so many.
+            unshare(CloneFlags::CLONE_FILES).unwrap();
+            let listener = listen().unwrap();
+            ready.send(()).unwrap();
+            serve(&listener, &stopped).unwrap();
+        })?;
+        // The copy of the table holds what is open now: not the pipe of a command, whose end nobody would see.
+        is_ready.recv().context("the echo server failed")?;
+        let server = Self { host, stop, thread: Some(thread) };
         server.nft(&format!("table inet echo {{\nchain incoming {{\n{}}}\n}}", rules(setup)))?;
         Ok(server)
     }
@@ -45,8 +63,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It ends also when nobody is left to tell it.
-        drop(self.stop.take());
+        self.stop.store(true, Ordering::Relaxed);
         let ended = self.thread.take().map(thread::JoinHandle::join);
         if ended.is_some_and(|ended| ended.is_err()) {
             report("the echo server had failed");
@@ -69,7 +86,7 @@ fn rules(setup: &Setup) -> String {
     rules
 }
 
-fn serve(stopped: oneshot::Receiver<()>) -> Result<()> {
+fn listen() -> Result<TcpListener> {
     let listener = TcpListener::bind(("::", PORT))?;
     let on = 1_i32;
     // SAFETY: the option is a number, of which pointer and size are given.
@@ -84,24 +101,41 @@ fn serve(stopped: oneshot::Receiver<()>) -> Result<()> {
     };
     ensure!(result == 0, "{}", std::io::Error::last_os_error());
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accept = async {
-            loop {
-                let (mut stream, _) = listener.accept().await?;
-                tokio::spawn(async move {
-                    let (mut from, mut to) = stream.split();
-                    // A client that is gone is no matter of the server's.
-                    _ = tokio::io::copy(&mut from, &mut to).await;
-                });
+    Ok(listener)
+}
+
+/// Number of the listener among the sockets; streams have those from 0 on.
+const LISTENER: u64 = u64::MAX;
+
+/// Without a runtime: that would be woken through descriptors of another table.
+fn serve(listener: &TcpListener, stopped: &AtomicBool) -> Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+    let mut streams: Vec<Option<TcpStream>> = Vec::new();
+    let mut events = [EpollEvent::empty(); 256];
+    while !stopped.load(Ordering::Relaxed) {
+        let ready = epoll.wait(&mut events, TURN_MS)?;
+        for event in &events[..ready] {
+            if event.data() == LISTENER {
+                while let Ok((stream, _)) = listener.accept() {
+                    epoll
+                        .add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, streams.len() as u64))?;
+                    streams.push(Some(stream));
+                }
+            } else if let Some(slot) = streams.get_mut(event.data() as usize) {
+                // Of a client that is gone.
+                slot.take_if(|stream| !send_back(stream));
             }
-        };
-        tokio::select! {
-            failed = accept => failed,
-            _ = stopped => Ok(()),
         }
-    })
+    }
+    Ok(())
+}
+
+/// Sends back what there is to read; returns whether the client is still there.
+fn send_back(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    let len = stream.read(&mut buffer).unwrap_or(0);
+    len > 0 && stream.write_all(&buffer[..len]).is_ok()
 }
 
 /// Connections of client1 to the echo server. Made and used inside its namespace.
@@ -154,10 +188,10 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Lets this process have a descriptor for both ends of this many connections.
+/// Lets a table have descriptors for this many connections.
 pub(crate) fn allow_flows(count: usize) -> Result<()> {
     // Room for all else that a test has open.
-    let wanted = 2 * count as u64 + 512;
+    let wanted = count as u64 + 512;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < wanted {
         setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
