@@ -37,6 +37,7 @@ const SEEN: &[Story] = &[
     ("a greeting answers", &[(Rows, true), (Ack, true)]),
     ("an acknowledgement is no greeting", &[(Ack, false), (ServerAck, false)]),
     ("a query waits for rows", &[(Query, false), (ServerAck, false), (Rows, true), (Ack, true)]),
+    ("a query is acknowledged", &[(Rows, true), (Query, false), (ServerAck, false), (Rows, true)]),
     ("rows in several packets", &[(Query, false), (Rows, true), (Rows, true), (Ack, true)]),
     ("rows acknowledge the query", &[(Query, false), (Rows, true), (ServerAck, true), (Ack, true)]),
     ("one query after another", &[(Query, false), (Rows, true), (Query, false), (Rows, true)]),
