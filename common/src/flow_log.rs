@@ -5,7 +5,7 @@ use crate::{
     shared,
 };
 
-/// Bytes of the ring that records wait in: some 2000 of them. Full: records are lost and counted, packets go on.
+/// Bytes of the ring that records wait in: some 3000 of them. Full: records are lost and counted, packets go on.
 pub const RING_BYTES: usize = 256 * 1024;
 
 /// One opening or end.

@@ -201,6 +201,10 @@ pub(crate) fn half_open<F: Family>(
         completes = completes && segment.seq() == entry.seq_next;
     } else {
         let Some(peer) = own_peer(segment, entry) else {
+            // Another CPU may have moved both to the flow table meanwhile.
+            if let Some(flow) = F::flow(segment.key()) {
+                return Next::Flow(flow);
+            }
             // Evicted under a flood, and its port may belong to another connection by now. A SYN starts over.
             F::remove_half_open(segment.key());
             count(Counter::HalfOpenEvicted);
@@ -252,7 +256,8 @@ fn promote<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
     entry.state = FlowState::Established as u8;
     // From here on numbers only move forward.
     entry.ack = segment.ack();
-    if F::insert_flow(segment.key(), entry) {
+    let inserted = F::insert_flow(segment.key(), entry);
+    if inserted {
         if entry.forwarding == Forwarding::Dsr as u8 || promote_peer(segment, entry) {
             count(Counter::FlowOpened);
             log::line(segment, entry, RecordKind::Opened as u8);
@@ -260,13 +265,14 @@ fn promote<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -
             F::remove_flow(segment.key());
         }
     }
-    // Flow table first, then out of the half-open table: the port is never without an owner.
-    forget(segment, entry);
-    // When the insert failed, the table is full, or another CPU was faster and the flow is there.
-    match F::flow(segment.key()) {
-        Some(entry) => Next::Flow(entry),
-        None => Next::Done(Verdict::reset(Counter::ResetFlowsFull)),
+    // When the insert failed, the table is full, or another CPU was faster and the flow is there: that one still needs the
+    // half-open entries.
+    let flow = F::flow(segment.key());
+    if inserted || flow.is_none() {
+        // Flow table first, then out of the half-open table: the port is never without an owner.
+        forget(segment, entry);
     }
+    flow.map_or_else(|| Next::Done(Verdict::reset(Counter::ResetFlowsFull)), Next::Flow)
 }
 
 #[inline(always)]
@@ -400,7 +406,7 @@ fn account<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) {
     // SAFETY: the helper has no preconditions.
     entry.last_seen = unsafe { bpf_jiffies64() } as u32;
     entry.packets = entry.packets.wrapping_add(1);
-    let bytes = segment.place.l2_len as u32 + segment.place.ip_len;
+    let bytes = segment.place.bytes();
     entry.add_bytes(bytes);
     count_traffic(entry, bytes);
     // Until its handshake is complete, the client's only number is that of its SYN: whoever sends others is not it.

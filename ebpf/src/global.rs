@@ -22,7 +22,7 @@ macro_rules! global {
         #[unsafe(no_mangle)]
         extern "C" fn $open(
             ctx: *mut xdp_md,
-            l2_len: u32,
+            lengths: u32,
             from: u32,
             seq_end: u32,
             vip: u32,
@@ -31,7 +31,8 @@ macro_rules! global {
                 return ignore(Counter::DropInternal);
             };
             let vip = VipRoute { cluster: (vip >> 16) as u16, route: vip as u16 };
-            let syn = Syn::<$family> { bench, l2_len: l2_len as usize, from, seq_end, vip };
+            let (l2_len, bytes) = ((lengths & 0xff) as usize, lengths >> 8);
+            let syn = Syn::<$family> { bench, l2_len, bytes, from, seq_end, vip };
             let code = syn.open(&XdpContext::new(ctx));
             count_opening(vip, code & COUNTER_MASK);
             code
@@ -86,13 +87,14 @@ macro_rules! global {
             #[inline(always)]
             fn open(
                 ctx: &XdpContext,
-                l2_len: usize,
+                place: &Place,
                 from: u64,
                 seq_end: u32,
                 vip: VipRoute,
             ) -> Code {
                 let vip = u32::from(vip.cluster) << 16 | u32::from(vip.route);
-                $open(ctx.ctx, l2_len as u32, from as u32, seq_end, vip)
+                let lengths = place.bytes() << 8 | place.l2_len as u32;
+                $open(ctx.ctx, lengths, from as u32, seq_end, vip)
             }
 
             #[inline(always)]
@@ -117,7 +119,7 @@ macro_rules! global {
 /// The functions of a family, with types.
 pub(crate) trait Global: Sized {
     /// Opens a connection; see [`Syn`].
-    fn open(ctx: &XdpContext, l2_len: usize, from: u64, seq_end: u32, vip: VipRoute) -> Code;
+    fn open(ctx: &XdpContext, place: &Place, from: u64, seq_end: u32, vip: VipRoute) -> Code;
     /// See [`icmp::packet`].
     fn icmp(ctx: &XdpContext, l2_len: usize, ip: &Ip<Self>, other: Counter) -> Action
     where

@@ -169,7 +169,7 @@ fn new_or_stray<F: Family>(ctx: &XdpContext, segment: &Segment<F>, to: u64) -> V
         && let Some(vip) = segment.bench.vip(key.dst, key.dst_port)
     {
         if segment.flags & (SYN | ACK | RST | FIN) == SYN {
-            let code = F::open(ctx, segment.place.l2_len, segment.from, segment.seq_end(), vip);
+            let code = F::open(ctx, &segment.place, segment.from, segment.seq_end(), vip);
             return Verdict::from_code(code, segment.bench.entries().0);
         }
     } else {

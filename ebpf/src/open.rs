@@ -40,6 +40,8 @@ const DNAT_PORTS: u32 = 28_232;
 pub(crate) struct Syn<F: Family> {
     pub(crate) bench: Bench<F::Address>,
     pub(crate) l2_len: usize,
+    /// Bytes that count of the SYN.
+    pub(crate) bytes: u32,
     /// Filter marks of the source address.
     pub(crate) from: u32,
     /// Sequence number behind the SYN.
@@ -82,9 +84,10 @@ impl<F: Family> Syn<F> {
         entry.opened = entry.last_seen;
         entry.seq_next = self.seq_end;
         entry.ack = 0;
-        entry.packets = 0;
+        // The entry goes into the table before its SYN is sent on, so the SYN is counted here.
+        entry.packets = 1;
         entry.generation = route.generation;
-        entry.bytes = [0; 2];
+        entry.bytes = [self.bytes, 0];
         entry.backend = id;
         entry.cluster = cluster;
         entry.state = FlowState::HalfOpen as u8;

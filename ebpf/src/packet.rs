@@ -76,6 +76,14 @@ pub(crate) struct Place {
     pub(crate) frame_len: u32,
 }
 
+impl Place {
+    /// Bytes that count: without padding.
+    #[inline(always)]
+    pub(crate) const fn bytes(&self) -> u32 {
+        self.l2_len as u32 + self.ip_len
+    }
+}
+
 /// A TCP packet with all its headers inside the packet.
 ///
 /// Made only by [`Segment::parse`]; the pointers are valid until the packet is resized.

@@ -163,7 +163,8 @@ impl Bench {
     }
 
     pub(crate) fn run(&self, frame: &[u8]) -> (Action, Vec<u8>) {
-        let mut out = vec![0; 4096];
+        // An error of the program's own is larger than a small packet.
+        let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),

@@ -55,9 +55,21 @@ impl Random {
 }
 
 /// The program's tables of one family.
-struct Tables<A> {
+pub(crate) struct Tables<A> {
     flows: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     half_open: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+}
+
+impl Tables<Ipv4Be> {
+    pub(crate) fn v4(bench: &Bench) -> Self {
+        Self::open(bench, names::FLOWS, names::HALF_OPEN)
+    }
+}
+
+impl Tables<Ipv6Be> {
+    pub(crate) fn v6(bench: &Bench) -> Self {
+        Self::open(bench, names::FLOWS6, names::HALF_OPEN6)
+    }
 }
 
 impl<A: Address> Tables<A>
@@ -72,13 +84,18 @@ where
         }
     }
 
+    /// How many the flow table has, and that of half-open connections.
+    pub(crate) fn entries(&self) -> (usize, usize) {
+        (self.flows.keys().count(), self.half_open.keys().count())
+    }
+
+    /// Does to one entry of a half-open connection what a flood may do.
+    pub(crate) fn evict(&mut self, src: SocketAddr, dst: SocketAddr) {
+        self.half_open.remove(&key(src, dst)).unwrap();
+    }
+
     fn entry(&self, src: SocketAddr, dst: SocketAddr, routed: bool) -> Option<Entry> {
-        let key = FlowKey {
-            src: A::from_any(any(src.ip())),
-            dst: A::from_any(any(dst.ip())),
-            src_port: PortBe::new(src.port()),
-            dst_port: PortBe::new(dst.port()),
-        };
+        let key = key(src, dst);
         if let Ok(entry) = self.flows.get(&key, 0) {
             return Some(described(&entry, false));
         }
@@ -87,6 +104,15 @@ where
         let client = entry.direction == Direction::Client as u8;
         let whole = !client || !routed || self.half_open.get(&entry.peer_key(), 0).is_ok();
         whole.then(|| described(&entry, true))
+    }
+}
+
+fn key<A: Address>(src: SocketAddr, dst: SocketAddr) -> FlowKey<A> {
+    FlowKey {
+        src: A::from_any(any(src.ip())),
+        dst: A::from_any(any(dst.ip())),
+        src_port: PortBe::new(src.port()),
+        dst_port: PortBe::new(dst.port()),
     }
 }
 
@@ -131,10 +157,8 @@ pub(crate) fn run(
         mtus: [CLIENT_MTU, BACKEND_MTU],
     };
     let routed = world.routed();
-    let v4 = (family == Family::V4)
-        .then(|| Tables::<Ipv4Be>::open(&world.bench, names::FLOWS, names::HALF_OPEN));
-    let v6 = (family == Family::V6)
-        .then(|| Tables::<Ipv6Be>::open(&world.bench, names::FLOWS6, names::HALF_OPEN6));
+    let v4 = (family == Family::V4).then(|| Tables::v4(&world.bench));
+    let v6 = (family == Family::V6).then(|| Tables::v6(&world.bench));
     let entry = |src: SocketAddr, dst: SocketAddr| {
         if src.is_ipv4() {
             v4.as_ref()?.entry(src, dst, routed)

@@ -5,17 +5,23 @@
 //! etherparse, an implementation that knows nothing of ours.
 #![cfg(test)]
 
+mod answered;
 mod bench;
+mod buffers;
 mod cases;
 mod counters;
 mod debugging;
+mod flow_log;
 mod frames;
 mod fuzz;
 mod icmp;
 mod model;
+mod ports;
+mod races;
 mod scene;
 mod table;
 mod vlans;
+mod weights;
 mod world;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -42,8 +48,7 @@ fn the_table_of_packets() {
         .into_iter()
         .flatten()
         .collect();
-    // Fewer where the machine is emulated.
-    let stride = number("PAIRFLIP_TABLE_STRIDE", 1) as usize;
+    let stride = stride();
     let mut ran = 0;
     let mut by_row = BTreeMap::<&str, usize>::new();
     let mut wrong = Vec::new();
@@ -67,6 +72,11 @@ fn the_table_of_packets() {
         "every row has a name of its own and runs somewhere"
     );
     assert!(ran >= CASES_MIN);
+}
+
+/// Every so many of the cases are run; fewer where the machine is emulated.
+fn stride() -> usize {
+    number("PAIRFLIP_TABLE_STRIDE", 1) as usize
 }
 
 /// A number that the environment may give.

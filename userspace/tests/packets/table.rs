@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pairflip_common::flow::Forwarding;
 
 use crate::{
-    bench::{ACK, Action, FIN, RST, SYN},
+    bench::{ACK, Action, FIN, PSH, RST, SYN},
     frames::{Body, Icmp, Packet, Quote, Tcp},
     scene::{Scene, Side, When},
     vlans::VLANS,
@@ -83,8 +83,7 @@ impl Row {
                     same_bytes(&outcome.frame, &expected)
                 })
             }
-            Expect::Reset(counter) => same(&outcome, Action::Tx, &[counter])
-                .and_then(|()| same_reset(&outcome.frame, &reset(&packet), frame.len())),
+            Expect::Reset(counter) => refused(&outcome, &packet, counter),
             Expect::TooBig => {
                 let mtu = match self.from {
                     Side::Client => BACKEND_MTU,
@@ -104,6 +103,40 @@ impl Row {
     }
 }
 
+/// Runs a packet that must be sent on to the other side. Returns what is wrong.
+pub(crate) fn sent_on(
+    world: &mut World,
+    from: Side,
+    scene: &Scene,
+    packet: &Packet,
+    counters: &[&'static str],
+) -> Result<(), String> {
+    let outcome = world.run_from(from, packet);
+    same(&outcome, world.leaves_as(), counters)
+        .and_then(|()| same_bytes(&outcome.frame, &world.forwarded(from, scene, packet).bytes()))
+        .map_err(|wrong| format!("{world}: {packet:?}: {wrong}"))
+}
+
+/// Asserts that a connection's ends reach each other.
+pub(crate) fn goes_on(world: &mut World, scene: &Scene) {
+    for (side, payload) in [(Side::Client, &b"select 1"[..]), (Side::Backend, b"42")] {
+        if side == Side::Client || world.routed() {
+            let packet = scene.from(side, ACK | PSH).payload(payload);
+            assert_eq!(sent_on(world, side, scene, &packet, &["forwarded"]), Ok(()));
+        }
+    }
+}
+
+/// Whether a packet was answered with the RST that its sender accepts. Returns what is wrong.
+pub(crate) fn refused(
+    outcome: &Outcome,
+    packet: &Packet,
+    counter: &'static str,
+) -> Result<(), String> {
+    same(outcome, Action::Tx, &[counter])
+        .and_then(|()| same_reset(&outcome.frame, &reset(packet), packet.bytes().len()))
+}
+
 /// The RST that the sender of a stray packet accepts (RFC 9293, 3.10.7.1).
 fn reset(packet: &Packet) -> Vec<u8> {
     let Some(stray) = packet.is_tcp() else { panic!("no TCP packet") };
@@ -115,7 +148,7 @@ fn reset(packet: &Packet) -> Vec<u8> {
 }
 
 /// The error that tells a sender that its packet is larger than this, or that its TTL is used up.
-fn own_error(packet: &Packet, mtu: Option<u32>) -> Vec<u8> {
+pub(crate) fn own_error(packet: &Packet, mtu: Option<u32>) -> Vec<u8> {
     let (kind, code) = match (packet.is_v4(), mtu.is_some()) {
         (true, true) => (3, 4),
         (true, false) => (11, 0),
@@ -143,7 +176,11 @@ fn answer(packet: &Packet, body: Body) -> Packet {
     answer
 }
 
-fn same(outcome: &Outcome, action: Action, counters: &[&'static str]) -> Result<(), String> {
+pub(crate) fn same(
+    outcome: &Outcome,
+    action: Action,
+    counters: &[&'static str],
+) -> Result<(), String> {
     let expected: BTreeMap<_, _> = counters.iter().map(|name| (*name, 1)).collect();
     let got = (outcome.action, &outcome.counted);
     if got == (action, &expected) {
@@ -161,7 +198,7 @@ fn same_reset(got: &[u8], expected: &[u8], stray_len: usize) -> Result<(), Strin
     same_bytes(&got[..expected.len()], expected)
 }
 
-fn same_bytes(got: &[u8], expected: &[u8]) -> Result<(), String> {
+pub(crate) fn same_bytes(got: &[u8], expected: &[u8]) -> Result<(), String> {
     if got == expected {
         return Ok(());
     }
@@ -226,15 +263,9 @@ pub(crate) fn fill(world: &mut World) {
         if outcome.counted.contains_key("flow_opened") {
             continue;
         }
-        let refused = same(&outcome, Action::Tx, &["reset_flows_full"])
-            .and_then(|()| same_reset(&outcome.frame, &reset(&ack), ack.bytes().len()));
-        assert_eq!(refused, Ok(()), "{world}");
+        assert_eq!(refused(&outcome, &ack, "reset_flows_full"), Ok(()), "{world}");
         let data = first.client(ACK).payload(b"still here");
-        let outcome = world.run_from(Side::Client, &data);
-        let expected = world.forwarded(Side::Client, &first, &data).bytes();
-        let goes_on = same(&outcome, world.leaves_as(), &["forwarded"])
-            .and_then(|()| same_bytes(&outcome.frame, &expected));
-        assert_eq!(goes_on, Ok(()), "{world}");
+        assert_eq!(sent_on(world, Side::Client, &first, &data, &["forwarded"]), Ok(()));
         return;
     }
     panic!("{world}: {FILL_MAX} flows in a table for one");

@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) forwarding: Forwarding,
     pub(crate) arms: Arms,
     pub(crate) vlans: &'static Vlans,
+    /// Of the clients' network and of the way to the backends.
+    mtus: [usize; 2],
     generation: u32,
     next_port: u16,
     /// Slot of the clients' network, and the side where packets come from at the moment.
@@ -107,6 +109,7 @@ impl World {
             forwarding,
             arms: Arms::One,
             vlans: &VLANS[0],
+            mtus: [CLIENT_MTU, BACKEND_MTU],
             generation: 0,
             next_port: 2000,
             device: 0,
@@ -125,6 +128,12 @@ impl World {
         self.restore();
     }
 
+    /// Makes both networks take packets of this length.
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        self.mtus = [mtu; 2];
+        self.restore();
+    }
+
     fn address(&self, v4: &str, v6: &str) -> IpAddr {
         match self.family {
             Family::V4 => v4,
@@ -140,6 +149,16 @@ impl World {
 
     pub(crate) fn vip(&self) -> SocketAddr {
         SocketAddr::new(self.address("10.0.0.100", "2001:db8::100"), 3306)
+    }
+
+    /// Another VIP of the same route, once [`World::add_second_vip`] made it one.
+    pub(crate) fn second_vip(&self) -> SocketAddr {
+        SocketAddr::new(self.address("10.0.0.101", "2001:db8::101"), 3306)
+    }
+
+    pub(crate) fn add_second_vip(&mut self) {
+        let vip = self.second_vip();
+        self.bench.dataplane.add_vip(vip, ROUTE).unwrap();
     }
 
     pub(crate) fn backend(&self) -> SocketAddr {
@@ -168,7 +187,7 @@ impl World {
         let network = ClientNetwork {
             ifindex: LOOPBACK,
             mac: OWN_MAC,
-            mtu: CLIENT_MTU as u32,
+            mtu: self.mtus[0] as u32,
             tags: self.vlans.networks[0].to_vec(),
         };
         self.set_facing(Side::Client);
@@ -189,25 +208,30 @@ impl World {
     }
 
     fn set_backend(&mut self, ifindex: u32, next_hop_mac: Option<[u8; 6]>, snat_ports: (u16, u16)) {
-        let path = BackendPath {
-            address: self.backend(),
+        let path = BackendPath { ifindex, next_hop_mac, snat_ports, ..self.path(self.backend()) };
+        self.bench.dataplane.set_backend(0, &path).unwrap();
+    }
+
+    /// The way to a backend as usual.
+    pub(crate) fn path(&self, address: SocketAddr) -> BackendPath {
+        BackendPath {
+            address,
             forwarding: self.forwarding,
-            ifindex,
+            ifindex: self.backend_ifindex(),
             own_mac: BACKEND_OWN_MAC,
-            next_hop_mac,
+            next_hop_mac: Some(BACKEND_MAC),
             tags: self.vlans.networks[1].to_vec(),
-            mtu: BACKEND_MTU as u32,
+            mtu: self.mtus[1] as u32,
             snat_addresses: if self.forwarding == Forwarding::Snat {
                 vec![self.snat()]
             } else {
                 Vec::new()
             },
-            snat_ports,
-        };
-        self.bench.dataplane.set_backend(0, &path).unwrap();
+            snat_ports: SNAT_PORTS,
+        }
     }
 
-    fn set_route(&mut self, target: RouteTarget, restricted: bool, deny: Denial) {
+    pub(crate) fn set_route(&mut self, target: RouteTarget, restricted: bool, deny: Denial) {
         self.generation += 1;
         let change = RouteChange { target, forwarding: self.forwarding, restricted, deny };
         let routes = BTreeMap::from([(ROUTE.route, change)]);
@@ -311,7 +335,17 @@ impl World {
     pub(crate) fn connect(&mut self, when: When) -> Scene {
         self.next_port += 1;
         let client = SocketAddr::new(self.client_address(), self.next_port);
-        let (vip, backend) = (self.vip(), self.backend());
+        self.connect_from(client, self.vip(), when)
+    }
+
+    /// The same for a given client and VIP.
+    pub(crate) fn connect_from(
+        &mut self,
+        client: SocketAddr,
+        vip: SocketAddr,
+        when: When,
+    ) -> Scene {
+        let backend = self.backend();
         let mut scene = Scene {
             client,
             vip,
@@ -368,13 +402,11 @@ impl World {
     pub(crate) fn learn(&self, scene: &mut Scene, frame: &[u8]) {
         match self.forwarding {
             Forwarding::Snat => {
-                let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
-                if let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport {
-                    assert!((SNAT_PORTS.0..=SNAT_PORTS.1).contains(&tcp.source_port()), "{self}");
-                    scene.source = SocketAddr::new(self.snat(), tcp.source_port());
-                }
+                let port = source_port(frame);
+                assert!((SNAT_PORTS.0..=SNAT_PORTS.1).contains(&port), "{self}: {port}");
+                scene.source = SocketAddr::new(self.snat(), port);
             }
-            Forwarding::Dnat => {}
+            Forwarding::Dnat => scene.source.set_port(source_port(frame)),
             Forwarding::Dsr => scene.backend = scene.vip,
         }
     }
@@ -410,4 +442,12 @@ impl World {
         }
         out
     }
+}
+
+fn source_port(frame: &[u8]) -> u16 {
+    let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else {
+        panic!("no TCP header")
+    };
+    tcp.source_port()
 }

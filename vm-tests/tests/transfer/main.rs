@@ -4,12 +4,14 @@
 //! passes twice. Each test has a lab of its own.
 #![cfg(test)]
 
+mod echo;
 mod flood;
 mod forwarding;
 mod hold;
 mod moves;
 mod network;
 mod path;
+mod reorder;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,4 +1,4 @@
-//! Paths that are not ideal: a link in the middle that takes smaller packets, and one that loses some.
+//! Paths that are not ideal: a link in the middle that takes smaller packets, one that loses some, and one that delivers some late.
 //!
 //! Two routers with a narrow link between them join nets 77 and 78 to nets 79 and 81, which lie behind it:
 //!
@@ -12,6 +12,7 @@ use pairflip_vm_tests::{command::run, lab::topology::database_name};
 
 use super::{
     network::{BACKENDS, CLIENT1, CLIENTS, Forwarding, REDIRECTOR, add_address, sysctl},
+    reorder::Reorder,
     *,
 };
 
@@ -38,8 +39,12 @@ fn transfers_complete_where_a_link_in_the_middle_takes_smaller_packets() {
     let lab = lab();
     let routers = Routers::add(&lab).unwrap();
     let text = payload(2 * MIB);
-    for place in [Place::TowardsClient, Place::TowardsBackend] {
-        for forwarding in [Forwarding::Snat, Forwarding::Dnat] {
+    for (place, ways) in [
+        (Place::TowardsClient, &Forwarding::ALL[..]),
+        // In `dsr` backends are in a network of the redirector's.
+        (Place::TowardsBackend, &[Forwarding::Snat, Forwarding::Dnat]),
+    ] {
+        for forwarding in ways.iter().copied() {
             let (host, setup) = place.setup(forwarding);
             routers.route(&lab, place, forwarding).unwrap();
             for family in [Family::V6, Family::V4] {
@@ -113,6 +118,38 @@ fn transfers_complete_where_one_packet_in_twenty_is_lost() {
     }
     let counted = nft("list table bridge loss");
     report(counted.trim());
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn transfers_complete_where_packets_overtake_each_other() {
+    let lab = lab();
+    let text = payload(2 * MIB);
+    let wire = Reorder::start(&lab).unwrap();
+    for forwarding in Forwarding::ALL {
+        let setup = Setup::new(forwarding, Topology::TwoArm);
+        let daemon = start(&lab, &setup);
+        for family in Family::BOTH {
+            let what = format!("IP{} {} out of order", family.name(), forwarding.name());
+            let (started, before) = (Instant::now(), wire.overtaken());
+            inside(&lab.ns("client1"), || {
+                let client = Client::new(family.vip())?;
+                let mut session = client.connect().context("connecting")?;
+                echo(&mut session, &text)?;
+                session.close()
+            })
+            .with_context(|| what.clone())
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().unwrap_or_default()));
+            let overtaken = wire.overtaken() - before;
+            assert!(overtaken > 100, "{what}: {overtaken} packets only were overtaken");
+            report(&format!(
+                "{what}: {} bytes there and back in {:.1?}, {overtaken} packets were overtaken",
+                text.len(),
+                started.elapsed()
+            ));
+        }
+        end(&lab, &setup, daemon);
+    }
 }
 
 /// Where the narrow link is.
@@ -210,7 +247,9 @@ impl Routers {
 
     /// Makes packets and replies take the same way, which leads over the link.
     pub(crate) fn route(&self, lab: &Lab, place: Place, forwarding: Forwarding) -> Result<()> {
-        let Place::TowardsBackend = place else { return Ok(()) };
+        if let Place::TowardsClient = place {
+            return if forwarding == Forwarding::Dsr { Self::answer_past_us(lab) } else { Ok(()) };
+        }
         for family in Family::BOTH {
             let client = family.host(family.address(CLIENTS, CLIENT1));
             let redirector = family.address(BACKENDS, REDIRECTOR);
@@ -223,6 +262,17 @@ impl Routers {
                 for target in [&client, &family.host(redirector)] {
                     database.ip(&format!("route replace {target} via {back}"))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Servers reach the far client without the redirector, from the clients' network.
+    fn answer_past_us(lab: &Lab) -> Result<()> {
+        for family in Family::BOTH {
+            let (far, through) = (family.network(FAR_CLIENT), family.address(CLIENTS, WIDE));
+            for number in 1..=4 {
+                lab.ns(database_name(number)).ip(&format!("route replace {far} via {through}"))?;
             }
         }
         Ok(())
