@@ -1,14 +1,13 @@
 //! Packets that are larger than a page: drivers hand them over in several buffers, and the program sees the first one only.
 
 use aya::util::KernelVersion;
-use pairflip_common::flow::Forwarding;
 
 use crate::{
     bench::{ACK, Action, PSH},
     scene::{Scene, Side, When},
     table::{own_error, refused, same, same_bytes, sent_on},
     vlans::VLANS,
-    world::{Arms, Family, World},
+    world::{Arms, World},
 };
 
 /// Of the largest frames that network cards commonly take.
@@ -23,17 +22,15 @@ fn packets_in_several_buffers_are_forwarded_answered_or_passed_in_every_network(
         println!("SKIPPED: packets in several buffers came with Linux 5.18");
         return;
     }
-    for family in [Family::V4, Family::V6] {
-        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
-            let mut world = World::new(family, forwarding, 1024);
-            world.set_mtu(MTU);
-            for vlans in VLANS.iter().step_by(crate::stride()) {
-                for arms in [Arms::One, Arms::Two] {
-                    world.move_to(arms, vlans);
-                    are_forwarded(&mut world);
-                    are_answered_when_they_cannot_be_forwarded(&mut world);
-                    pass_untouched_when_not_ours(&mut world);
-                }
+    for (family, forwarding) in crate::ways() {
+        let mut world = World::new(family, forwarding, 1024);
+        world.set_mtu(MTU);
+        for vlans in VLANS.iter().step_by(crate::stride()) {
+            for arms in [Arms::One, Arms::Two] {
+                world.move_to(arms, vlans);
+                are_forwarded(&mut world);
+                are_answered_when_they_cannot_be_forwarded(&mut world);
+                pass_untouched_when_not_ours(&mut world);
             }
         }
     }

@@ -25,13 +25,11 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_flow_log_tells_how_connections_open_and_end_in_every_family_and_mode() {
-    for family in [Family::V4, Family::V6] {
-        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
-            let (mut world, mut log) = world(family, forwarding);
-            let seen = |ending: &&Ending| !ending.by_server || forwarding != Forwarding::Dsr;
-            for ending in ENDINGS.iter().filter(seen) {
-                tell(&mut world, &mut log, ending);
-            }
+    for (family, forwarding) in crate::ways() {
+        let (mut world, mut log) = world(family, forwarding);
+        let seen = |ending: &&Ending| !ending.by_server || forwarding != Forwarding::Dsr;
+        for ending in ENDINGS.iter().filter(seen) {
+            tell(&mut world, &mut log, ending);
         }
     }
 }

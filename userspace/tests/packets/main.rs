@@ -79,6 +79,15 @@ fn stride() -> usize {
     number("PAIRFLIP_TABLE_STRIDE", 1) as usize
 }
 
+/// Every family and way of forwarding; one way in each family where the machine is emulated and each takes seconds to load.
+fn ways() -> impl Iterator<Item = (Family, Forwarding)> {
+    let forwardings = [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr];
+    let ways = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(move |family| forwardings.map(|forwarding| (family, forwarding)));
+    ways.step_by(if stride() > 1 { 5 } else { 1 })
+}
+
 /// A number that the environment may give.
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))

@@ -37,44 +37,45 @@ fn a_packet_on_two_cpus_at_once_opens_one_connection() {
         println!("SKIPPED: there is one CPU only");
         return;
     }
-    for family in [Family::V4, Family::V6] {
-        for forwarding in [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr] {
-            let mut world = World::new(family, forwarding, 4096);
-            let mut scenes: Vec<Scene> =
-                (0..ROUNDS / crate::stride()).map(|_| world.connect(When::Fresh)).collect();
-            let frames = frames(&scenes, SYN);
-            for (scene, [one, other]) in scenes.iter_mut().zip(race(&world.bench, &frames)) {
-                // The one that came too late is lost, and sent again by its client.
-                let sent = if one.0 == Action::Drop { &other } else { &one };
-                assert_eq!(sent.0, Action::Tx, "{world}");
-                assert!(
-                    other.0 == Action::Drop || one.0 == Action::Drop || one == other,
-                    "{world}: {one:02x?} {other:02x?}"
-                );
-                world.learn(scene, &sent.1);
-                scene.c += 1;
-            }
-            let per_connection = if world.routed() { 2 } else { 1 };
-            assert_eq!(entries(&world), (0, per_connection * scenes.len()), "{world}");
-            for scene in &mut scenes {
-                if world.routed() {
-                    world.bench.run(&scene.server(SYN | ACK).bytes());
-                }
-                scene.s += 1;
-            }
-            let frames = self::frames(&scenes, ACK);
-            for [one, other] in race(&world.bench, &frames) {
-                assert_eq!(one.0, Action::Tx, "{world}");
-                assert_eq!(one, other, "{world}");
-            }
-            assert_eq!(entries(&world), (per_connection * scenes.len(), 0), "{world}");
-            assert_eq!(world.bench.counter("flow_opened"), scenes.len() as u64, "{world}");
-            for scene in scenes.iter().step_by(SAMPLE) {
-                goes_on(&mut world, scene);
-            }
-            println!("{world}: {} were simultaneous", world.bench.counter("drop_simultaneous"));
-        }
+    for (family, forwarding) in crate::ways() {
+        open_at_once(World::new(family, forwarding, 4096));
     }
+}
+
+fn open_at_once(mut world: World) {
+    let mut scenes: Vec<Scene> =
+        (0..ROUNDS / crate::stride()).map(|_| world.connect(When::Fresh)).collect();
+    let frames = frames(&scenes, SYN);
+    for (scene, [one, other]) in scenes.iter_mut().zip(race(&world.bench, &frames)) {
+        // The one that came too late is lost, and sent again by its client.
+        let sent = if one.0 == Action::Drop { &other } else { &one };
+        assert_eq!(sent.0, Action::Tx, "{world}");
+        assert!(
+            other.0 == Action::Drop || one.0 == Action::Drop || one == other,
+            "{world}: {one:02x?} {other:02x?}"
+        );
+        world.learn(scene, &sent.1);
+        scene.c += 1;
+    }
+    let per_connection = if world.routed() { 2 } else { 1 };
+    assert_eq!(entries(&world), (0, per_connection * scenes.len()), "{world}");
+    for scene in &mut scenes {
+        if world.routed() {
+            world.bench.run(&scene.server(SYN | ACK).bytes());
+        }
+        scene.s += 1;
+    }
+    let frames = self::frames(&scenes, ACK);
+    for [one, other] in race(&world.bench, &frames) {
+        assert_eq!(one.0, Action::Tx, "{world}");
+        assert_eq!(one, other, "{world}");
+    }
+    assert_eq!(entries(&world), (per_connection * scenes.len(), 0), "{world}");
+    assert_eq!(world.bench.counter("flow_opened"), scenes.len() as u64, "{world}");
+    for scene in scenes.iter().step_by(SAMPLE) {
+        goes_on(&mut world, scene);
+    }
+    println!("{world}: {} were simultaneous", world.bench.counter("drop_simultaneous"));
 }
 
 /// Under a flood, the table that evicts may take one of a connection's two entries.
