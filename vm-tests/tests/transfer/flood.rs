@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64},
 };
 
-use super::{network::Forwarding, *};
+use super::*;
 
 /// Half-open connections that the daemon keeps: the fewest that it may be told.
 const HALF_OPEN_MAX: u64 = 128;
