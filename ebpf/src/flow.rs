@@ -145,13 +145,13 @@ fn follow<F: Family>(
 /// The same where the server's packets do not pass here: a FIN leaves the flow to its timeout.
 #[inline(always)]
 fn follow_half<F: Family>(segment: &Segment<F>, entry: &mut FlowEntry<F::Address>) -> u8 {
-    if segment.seq() != entry.seq_next {
-        return NOTHING;
-    }
-    if segment.flags & RST != 0 {
+    if segment.flags & RST != 0 && segment.seq() == entry.seq_next {
         return RecordKind::ResetByClient as u8;
     }
-    if segment.flags & FIN != 0 {
+    // It may have overtaken the data before it, come behind the acknowledgement after it, or be sent again together with data. As above:
+    // one that is far off is forged.
+    let ahead = segment.seq_end().wrapping_sub(entry.seq_next);
+    if segment.flags & (RST | FIN) == FIN && ahead < IN_FLIGHT_MAX {
         entry.flags |= FLAG_FIN;
         entry.state = FlowState::Closing as u8;
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
@@ -16,9 +16,6 @@ pub(crate) static SCENARIO: Scenario = Scenario {
     limit: Duration::from_secs(900),
     story: Story::Machines(story),
 };
-
-/// A neighbour that is not there.
-const WRONG: &str = "02:00:00:00:00:01";
 
 fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     machines.start_databases()?;
@@ -39,19 +36,9 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
 /// Starts the daemon as a host does at boot; the client learns of the VIPs by their announcement alone.
 fn come_back(machines: &mut Machines) -> Result<()> {
     let vips = ["10.77.0.100", "10.77.0.101"];
-    for vip in vips {
-        machines
-            .client
-            .run(&format!("ip neigh replace {vip} lladdr {WRONG} dev eth0 nud stale"))?;
-    }
+    machines.mislead_client(&vips, "eth0")?;
     machines.start_daemon(Attach::Auto)?;
-    for vip in vips {
-        machines.wait_for(&format!("{vip} is announced"), Duration::from_secs(20), |machines| {
-            let neighbour = machines.client.run(&format!("ip neigh show {vip}"))?;
-            neighbour.split("lladdr ").nth(1).context("the client forgot the neighbour")?;
-            Ok(!neighbour.contains(WRONG))
-        })?;
-    }
+    machines.wait_announced(&vips)?;
     ensure!(
         machines.writes_reach()? == 3,
         "writes go to pair2, which is not what a first start says"

@@ -451,6 +451,40 @@ fn in_dsr_a_port_that_is_used_again_never_opens_a_connection_to_the_old_pair() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn in_dsr_a_fin_counts_in_whatever_order_it_comes() {
+    const DATA: &[u8] = b"ten bytes.";
+    let sent = |seq, flags, data: &[u8]| {
+        Frame::tcp(CLIENT, VIP_WRITE).seq(seq).ack(7).flags(flags).payload(data).bytes()
+    };
+    let packets = [
+        ("overtakes", vec![sent(111, FIN | ACK, b""), sent(101, ACK, DATA)], true),
+        ("overtaken", vec![sent(102, ACK, b""), sent(101, FIN | ACK, b"")], true),
+        ("again", vec![sent(101, ACK, DATA), sent(101, FIN | ACK, DATA)], true),
+        ("forged", vec![sent(1 << 30, FIN | ACK, b"")], false),
+        ("old", vec![sent(101, ACK, DATA), sent(101, FIN | ACK, b"")], false),
+    ];
+    for (what, packets, closes) in packets {
+        let mut bench = Bench::new();
+        bench.forwarding = Forwarding::Dsr;
+        bench.route_all_to(FIRST, 2);
+        bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(100).flags(SYN).bytes());
+        bench.run(&sent(101, ACK, b""));
+        assert_eq!(bench.flows(), 1);
+        for packet in packets {
+            bench.run(&packet);
+        }
+        bench.route_all_to(SECOND, 3);
+        bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(90_000).flags(SYN).bytes());
+        assert_eq!(
+            bench.flows() == 0,
+            closes,
+            "{what}: only a flow that closes gives way to a SYN"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_handshake_that_does_not_acknowledge_the_server_opens_no_flow() {
     let bench = Bench::new();
     let (_, syn) = bench.run(&Frame::tcp(CLIENT, VIP_WRITE).seq(100).flags(SYN).bytes());

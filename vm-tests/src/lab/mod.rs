@@ -10,6 +10,7 @@ mod mounts;
 pub mod netns;
 pub mod servers;
 pub mod topology;
+pub mod ways;
 mod xdp_pass;
 
 use std::{

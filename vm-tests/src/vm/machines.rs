@@ -90,6 +90,25 @@ pub enum Attach {
     Generic,
 }
 
+impl Attach {
+    /// In the configuration, and in the status of an interface.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// Natively, where every kernel's card can: with one queue older ones refuse.
+    pub fn native_if_possible(network: Network) -> Self {
+        match network {
+            Network::Tap => Self::Native,
+            Network::Socket => Self::Auto,
+        }
+    }
+}
+
 impl Machines {
     /// Boots all machines, brings their cards up and starts the databases.
     pub(crate) fn boot(plan: &Plan) -> Result<Self> {
@@ -183,13 +202,18 @@ impl Machines {
 
     /// Starts the daemon and waits until it says that it is ready.
     pub fn start_daemon(&mut self, attach: Attach) -> Result<()> {
-        let attach = match attach {
-            Attach::Auto => "auto",
-            Attach::Native => "native",
-            Attach::Generic => "generic",
-        };
+        self.start_daemon_with(attach, |config| config)
+    }
+
+    /// The same with another configuration than that of `configs/lab-two-arm.toml`.
+    pub fn start_daemon_with(
+        &mut self,
+        attach: Attach,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<()> {
         let config = include_str!("../../../configs/lab-two-arm.toml")
-            .replace("[daemon]", &format!("[daemon]\nattach = \"{attach}\""));
+            .replace("[daemon]", &format!("[daemon]\nattach = \"{}\"", attach.name()));
+        let config = change(config);
         self.redirector.write(CONFIG, &config)?;
         // Its predecessor's would say that it is ready.
         self.redirector.run(&format!("rm -f {LOG}"))?;
@@ -206,6 +230,16 @@ impl Machines {
             );
             thread::sleep(Duration::from_millis(100));
         }
+        self.check_attached(attach)
+    }
+
+    fn check_attached(&mut self, attach: Attach) -> Result<()> {
+        let status = self.status()?;
+        let interfaces = status["daemon"]["interfaces"].as_array().context("no interfaces")?;
+        for interface in interfaces {
+            let is_wanted = matches!(attach, Attach::Auto) || interface["attach"] == attach.name();
+            ensure!(is_wanted, "wanted {}, attached is {interface}", attach.name());
+        }
         Ok(())
     }
 
@@ -213,6 +247,13 @@ impl Machines {
     pub fn kill_daemon(&mut self) -> Result<()> {
         let daemon = self.daemon.take().context("the daemon does not run")?;
         self.redirector.kill(daemon)?;
+        Ok(())
+    }
+
+    /// Ends the daemon and takes away what it left in the kernel.
+    pub fn unload(&mut self) -> Result<()> {
+        self.kill_daemon()?;
+        self.pairflip(&format!("unload --config {CONFIG}"))?;
         Ok(())
     }
 
@@ -249,6 +290,12 @@ impl Machines {
     /// Size and MD5 sum of what a query on a server itself returns.
     pub fn sql_sum(&mut self, server: u32, query: &str) -> Result<String> {
         self.database.run(&sum(&root_line(server, query)))
+    }
+
+    /// Plugs the databases' card into the clients' network, as if both networks were one switch.
+    pub fn join_networks(&self) -> Result<()> {
+        ensure!(self.network == Network::Tap, "a socket connects two cards, and no third one");
+        network::replug(self.set, (DATABASES, 20), CLIENTS)
     }
 
     /// Cuts the redirector's power and turns it on again; what was on its disk is there again.
@@ -382,8 +429,13 @@ impl Machine {
 
 /// The shell line of a client that runs one statement and says the result alone.
 pub fn client_line(address: &str, statement: &str) -> String {
+    format!("{} -e \"{statement}\"", client_command(address))
+}
+
+/// A client that runs what its standard input says.
+pub(crate) fn client_command(address: &str) -> String {
     format!(
-        "mariadb --no-defaults --connect-timeout=10 -h {address} -u{APP_USER} -p{APP_PASSWORD} -N -e \"{statement}\""
+        "mariadb --no-defaults --connect-timeout=10 -h {address} -u{APP_USER} -p{APP_PASSWORD} -N"
     )
 }
 

@@ -15,3 +15,4 @@ mod program;
 pub mod qemu;
 pub mod report;
 pub mod run_dir;
+pub mod traffic;

@@ -109,8 +109,8 @@ impl Card {
 
     /// A tap outlives the machine that uses it, so that a machine may be started again.
     fn make_tap(&self, set: usize) -> Result<String> {
-        let tap = format!("s{set}n{}c{}", self.network, self.number);
-        let bridge = format!("s{set}n{}", self.network);
+        let tap = tap(set, self.network, self.number);
+        let bridge = bridge(set, self.network);
         if Path::new("/proc/sys/net/ipv4/conf").join(&tap).exists() {
             return Ok(tap);
         }
@@ -122,6 +122,20 @@ impl Card {
         sh(&format!("ip link set {tap} master {bridge} up"))?;
         Ok(tap)
     }
+}
+
+fn tap(set: usize, network: u8, number: u8) -> String {
+    format!("s{set}n{network}c{number}")
+}
+
+fn bridge(set: usize, network: u8) -> String {
+    format!("s{set}n{network}")
+}
+
+/// Plugs a card, by the network and the number that it was made with, into another network.
+pub(crate) fn replug(set: usize, card: (u8, u8), to: u8) -> Result<()> {
+    sh(&format!("ip link set {} master {}", tap(set, card.0, card.1), bridge(set, to)))?;
+    Ok(())
 }
 
 /// Removes the taps and bridges of a group of machines.

@@ -19,7 +19,7 @@ use nix::{
 };
 use pairflip_vm_tests::command::run;
 
-use super::{network::Forwarding, *};
+use super::*;
 
 const PORT: u16 = 7;
 /// Longest wait for bytes: long enough for some retransmissions.

@@ -4,7 +4,6 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use super::{
     echo::{Flows, Server, allow_flows},
-    network::Forwarding,
     *,
 };
 

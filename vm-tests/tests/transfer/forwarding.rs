@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use pairflip_vm_tests::command::run;
 
-use super::{network::Forwarding, *};
+use super::*;
 
 /// What the client of a cut connection may wait at most on a busy machine; what is promised is a tenth of it.
 const CUT_LIMIT: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use pairflip::dataplane::{DataPlane, Families, FlowFilter, LoadOptions};
 
-use super::{network::Forwarding, *};
+use super::*;
 
 const HOLD: Duration = Duration::from_secs(1);
 

@@ -21,8 +21,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use network::{Family, Setup};
-use pairflip_vm_tests::{Client, Daemon, Lab, Namespace, Options, Topology, lab::client::Session};
+use network::Setup;
+use pairflip_vm_tests::{
+    Client, Daemon, Lab, Namespace, Options, Topology,
+    lab::{
+        client::Session,
+        ways::{BACKENDS, CLIENT1, CLIENTS, Family, Forwarding, REDIRECTOR},
+    },
+};
 
 const PAIR1_PRIMARY: u32 = 1;
 const PAIR2_PRIMARY: u32 = 3;

@@ -1,7 +1,7 @@
 //! The network changes under established connections.
 
 use super::{
-    network::{BACKENDS, CLIENTS, Forwarding, REDIRECTOR, sysctl},
+    network::sysctl,
     path::{Place, Routers, WIDE},
     *,
 };

@@ -8,38 +8,25 @@
 //!                             eth0    |  | eth1
 //!                                  redirector .2
 //! ```
-//!
-//! Each net is `10.N.0.0/24` and `fdN::/64`, and a host has the same number in all of them.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
-use pairflip_vm_tests::{Lab, Namespace, Topology, lab::topology::database_name};
+use pairflip_vm_tests::{
+    Lab, Namespace, Topology,
+    lab::{
+        topology::database_name,
+        ways::{
+            BACKENDS, CLIENT1, CLIENTS, Family, Forwarding, REDIRECTOR, VIP_READ, VIP_WRITE,
+            configuration,
+        },
+    },
+};
 
-pub(crate) const CLIENTS: u8 = 77;
-pub(crate) const BACKENDS: u8 = 78;
-pub(crate) const REDIRECTOR: u8 = 2;
-pub(crate) const CLIENT1: u8 = 11;
 const CLIENT2: u8 = 12;
-const VIP_WRITE: u8 = 100;
-const VIP_READ: u8 = 101;
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Forwarding {
-    Snat,
-    Dnat,
-    Dsr,
-}
 
 /// A configuration, and what an operator does to the network for it.
 #[derive(Clone, Debug)]
@@ -53,57 +40,6 @@ pub(crate) struct Setup {
     pub(crate) backends: Option<u8>,
     /// Net and number of the client that connects.
     pub(crate) client: (u8, u8),
-}
-
-impl Family {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "v4",
-            Self::V6 => "v6",
-        }
-    }
-
-    pub(crate) fn address(self, net: u8, host: u8) -> IpAddr {
-        let text = match self {
-            Self::V4 => format!("10.{net}.0.{host}"),
-            Self::V6 => format!("fd{net}::{host}"),
-        };
-        text.parse().expect("an address")
-    }
-
-    pub(crate) fn vip(self) -> SocketAddr {
-        SocketAddr::new(self.address(CLIENTS, VIP_WRITE), 3306)
-    }
-
-    /// A network, in `ip`'s notation.
-    pub(crate) fn network(self, net: u8) -> String {
-        match self {
-            Self::V4 => format!("10.{net}.0.0/24"),
-            Self::V6 => format!("fd{net}::/64"),
-        }
-    }
-
-    /// One host, in `ip`'s notation.
-    pub(crate) fn host(self, address: IpAddr) -> String {
-        match self {
-            Self::V4 => format!("{address}/32"),
-            Self::V6 => format!("{address}/128"),
-        }
-    }
-}
-
-impl Forwarding {
-    pub(crate) const ALL: [Self; 3] = [Self::Snat, Self::Dnat, Self::Dsr];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Snat => "snat",
-            Self::Dnat => "dnat",
-            Self::Dsr => "dsr",
-        }
-    }
 }
 
 impl Setup {
@@ -127,7 +63,7 @@ impl Setup {
     }
 
     pub(crate) fn backend(&self, family: Family, number: u8) -> SocketAddr {
-        SocketAddr::new(family.address(self.net(), 20 + number), 3306)
+        family.backend(self.net(), number)
     }
 
     /// What the server should see as its client's address.
@@ -144,43 +80,15 @@ impl Setup {
             Topology::OneArm => "[\"eth0\"]",
             Topology::TwoArm => "[\"eth0\", \"eth1\"]",
         };
-        let mut clusters = String::new();
-        for family in Family::BOTH {
-            self.write_cluster(&mut clusters, family)?;
-        }
-        let check = lab.dir().join("password");
-        let clusters = clusters.replace("PASSWORD_FILE", &check.display().to_string());
+        let password = lab.dir().join("password").display().to_string();
         lab.write_config(|text| {
-            let daemon = text.split("[[cluster]]").next().unwrap_or_default();
-            let daemon = daemon.replace("[\"eth0\", \"eth1\"]", interfaces);
-            format!("{daemon}attach = \"{}\"\n{}\n{clusters}", self.attach, self.daemon)
+            configuration(&text, interfaces, self.forwarding, self.net())
+                .replace(
+                    "[daemon]",
+                    &format!("[daemon]\nattach = \"{}\"\n{}", self.attach, self.daemon),
+                )
+                .replace("/etc/pairflip/password", &password)
         })
-    }
-
-    fn write_cluster(&self, text: &mut String, family: Family) -> Result<()> {
-        let [b1, b2, b3, b4] = [1, 2, 3, 4].map(|number| self.backend(family, number));
-        let read = SocketAddr::new(family.address(CLIENTS, VIP_READ), 3306);
-        write!(
-            text,
-            r#"
-            [[cluster]]
-            name = "{}"
-            forwarding = "{}"
-            check = {{ user = "pairflip", password_file = "PASSWORD_FILE" }}
-            route = [
-                {{ name = "writes", vip = "{}", access = "write" }},
-                {{ name = "reads", vip = "{read}", access = "read" }},
-            ]
-            pair = [
-                {{ name = "pair1", primary = "{b1}", replicas = ["{b2}"] }},
-                {{ name = "pair2", primary = "{b3}", replicas = ["{b4}"] }},
-            ]
-            "#,
-            family.name(),
-            self.forwarding.name(),
-            family.vip(),
-        )
-        .context("writing a cluster")
     }
 
     /// What the forwarding mode needs of the servers.

@@ -11,7 +11,7 @@
 use pairflip_vm_tests::{command::run, lab::topology::database_name};
 
 use super::{
-    network::{BACKENDS, CLIENT1, CLIENTS, Forwarding, REDIRECTOR, add_address, sysctl},
+    network::{add_address, sysctl},
     reorder::Reorder,
     *,
 };
