@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::{
     health::{Health, Verdict},
     ids::{BackendId, PairId},
-    input::{Cause, CheckFailure, CheckResult, ClusterSpec, Facts, Role},
+    input::{Admin, AdminSetting, Cause, CheckFailure, CheckResult, ClusterSpec, Facts, Role},
     moment::Moment,
     output::Pace,
     reason::{BackendReason, ReplicationFault},
@@ -22,6 +22,8 @@ pub(crate) struct Backend {
     pub(crate) id: BackendId,
     pub(crate) pair: PairId,
     pub(crate) role: Role,
+    /// The stricter of what was said about it and about its pair.
+    pub(crate) admin: Admin,
     pub(crate) health: Health,
     /// Counted for replicas only.
     pub(crate) fitness: Health,
@@ -55,6 +57,7 @@ impl Backend {
             id,
             pair,
             role,
+            admin: Admin::Ready,
             health: Health::NEW,
             fitness: Health::NEW,
             warmth: Warmth::Warm,
@@ -70,6 +73,18 @@ impl Backend {
             },
             pace: None,
         }
+    }
+
+    /// Takes in what an operator said. Who comes back from maintenance proves itself anew.
+    pub(crate) fn set_admin(&mut self, admin: Admin) {
+        if self.admin != admin && (self.admin == Admin::Maint || admin == Admin::Maint) {
+            self.health = Health::NEW;
+            self.fitness = Health::NEW;
+            self.failure = None;
+            self.checked_at = None;
+            self.silent_since = None;
+        }
+        self.admin = admin;
     }
 
     /// Counts one check result. Taking down is [`Backend::convict`]'s.
@@ -164,7 +179,10 @@ impl Backend {
     /// Takes the step of a slow start that is due; see [`crate::slow_start`].
     pub(crate) fn warm_up(&mut self, slow_start: Duration, now: Moment) {
         if self.role == Role::Replica {
-            self.warmth = self.warmth.after(self.read_verdict(), slow_start, now);
+            // Who was taken out comes back with caches as cold as if it had been down.
+            let is_ready = self.admin == Admin::Ready;
+            let verdict = if is_ready { self.read_verdict() } else { Verdict::Down };
+            self.warmth = self.warmth.after(verdict, slow_start, now);
         }
     }
 
@@ -179,6 +197,9 @@ impl Backend {
 
     /// Returns why the backend is seen as it is.
     pub(crate) fn reason(&self, spec: &ClusterSpec, active: PairId) -> BackendReason {
+        if self.admin == Admin::Maint {
+            return BackendReason::Maint;
+        }
         if let Some(failure) = &self.failure {
             let (cause, text) = (failure.cause, failure.text.clone());
             return if !cause.may_take_down() {
@@ -197,10 +218,16 @@ impl Backend {
             .map_or(BackendReason::Passing, BackendReason::Replication)
     }
 
-    pub(crate) fn view(&self, spec: &ClusterSpec, active: PairId) -> BackendView {
+    pub(crate) fn view(
+        &self,
+        spec: &ClusterSpec,
+        active: PairId,
+        admin: AdminSetting,
+    ) -> BackendView {
         BackendView {
             id: self.id,
             role: self.role,
+            admin,
             health: self.health,
             fitness: match self.role {
                 Role::Primary => None,

@@ -11,24 +11,27 @@
 //! | flip persisting | `Persisted` ok | flip swapping, after an earlier swap came back | flip |
 //! | flip persisting | `Persisted` failed | refused; the state file is written back | flip undone |
 //! | flip swapping | `Applied` ok | the other pair is active; `cut` ends the old one's flows | flip |
+//! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //! | flip swapping | `Applied` failed | refused; the state file is written back | flip undone |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
 //! what is known to be in force with what should be, and asks for one step of each at most.
 
+mod admin;
 mod advance;
 mod report;
 mod start;
 mod status;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     backend::Backend,
     flip::{self, Flip},
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
-        ApplyError, CheckResult, ClusterSpec, Drain, PairSpec, PersistError, Precondition, Role,
+        Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, PairSpec,
+        PersistError, Precondition, Role,
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
@@ -52,6 +55,8 @@ pub(crate) struct Cluster {
     table: Option<RouteTable>,
     /// What the kernel forwarded each route to at the start; empty from the first flip on.
     presumed: Vec<Vec<BackendId>>,
+    /// What operators said; who is not here is ready.
+    admin: BTreeMap<AdminTarget, AdminSetting>,
     swap: Swap,
     state_file: StateFile,
 }
@@ -84,6 +89,7 @@ impl Cluster {
         state_file: Option<PairId>,
         generation: Generation,
         table: Option<RouteTable>,
+        admin: BTreeMap<AdminTarget, AdminSetting>,
         now: Moment,
         outputs: &mut Outputs,
     ) -> Self {
@@ -103,6 +109,7 @@ impl Cluster {
             generation,
             table,
             presumed,
+            admin,
             swap: Swap::default(),
             state_file: StateFile {
                 holds: state_file,
@@ -114,6 +121,7 @@ impl Cluster {
             spec,
         };
         cluster.event(EventKind::Started { active, generation, source }, now, outputs);
+        cluster.restore_admin(now, outputs);
         cluster.advance(ChangeReason::FirstAnswers, now, outputs);
         cluster
     }
@@ -125,6 +133,10 @@ impl Cluster {
         now: Moment,
         outputs: &mut Outputs,
     ) {
+        if self.backends.get(&backend).is_some_and(|backend| backend.admin == Admin::Maint) {
+            // A probe that was on its way.
+            return;
+        }
         if !result.is_silence() && !self.backends.values().any(Backend::is_heard) {
             // Our network is back. What was counted without it is void, or the first answer would
             // witness against every backend that has not been asked again.
@@ -322,6 +334,7 @@ impl Cluster {
     }
 
     pub(crate) fn timed_out(&mut self, now: Moment, outputs: &mut Outputs) {
+        self.expire_admin(now, outputs);
         let is_retry = self.swap.retry_at.is_some_and(|at| at <= now);
         let trigger = if is_retry { ChangeReason::Retry } else { ChangeReason::SlowStart };
         self.advance(trigger, now, outputs);
@@ -329,7 +342,7 @@ impl Cluster {
 
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let retries = [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten();
-        retries.chain(self.next_warm_up()).min()
+        retries.chain(self.next_warm_up()).chain(self.next_admin_end()).min()
     }
 
     fn pair(&self, id: PairId) -> &PairSpec {

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     backend::replication_fault,
     ids::{PairId, RequestId},
-    input::{ClusterSpec, Drain, PairSpec, Precondition},
+    input::{Admin, ClusterSpec, Drain, PairSpec, Precondition},
     moment::Moment,
     output::FlipRefused,
     reason::{FlipWarning, ReplicationFault},
@@ -70,6 +70,10 @@ pub(crate) fn preflight(
     backends: &Backends,
     force: &BTreeSet<Precondition>,
 ) -> Result<(), FlipRefused> {
+    let admin = backends[&to.primary].admin;
+    if admin != Admin::Ready && !force.contains(&Precondition::TargetTakenOut) {
+        return Err(FlipRefused::TargetTakenOut { pair: to.id, admin });
+    }
     let any_up = to.backends().any(|id| backends[&id].health.is_up());
     if any_up || force.contains(&Precondition::TargetDown) {
         Ok(())

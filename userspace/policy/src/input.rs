@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
+    moment::Moment,
     output::{RouteTable, Share},
 };
 
@@ -77,6 +78,45 @@ pub enum Access {
     Read,
 }
 
+/// What an operator says about a backend or a pair. The stricter of both counts for a backend.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Admin {
+    /// It is judged by its checks.
+    #[default]
+    Ready,
+    /// It gets no new flows.
+    Drain,
+    /// It gets no new flows and is not checked.
+    Maint,
+}
+
+impl Admin {
+    /// Returns the word used in commands, logs, metrics and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+/// Who an admin state is for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum AdminTarget {
+    Backend(BackendId),
+    Pair(PairId),
+}
+
+/// An admin state, and when it ends by itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AdminSetting {
+    pub admin: Admin,
+    /// From then on the target is ready; `None` means until it is said.
+    pub until: Option<Moment>,
+}
+
 /// What happens to the old pair's flows when a flip sends new ones elsewhere.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Drain {
@@ -105,6 +145,8 @@ pub struct Restored {
     /// [`crate::RouteReason::Restored`]. A weight of 0 stands for one that is not known: the first
     /// table replaces it.
     pub tables: BTreeMap<ClusterId, RouteTable>,
+    /// Admin states of the state file that have not run out.
+    pub admin: BTreeMap<ClusterId, BTreeMap<AdminTarget, AdminSetting>>,
 }
 
 /// A fact for the policy.
@@ -122,6 +164,15 @@ pub enum Input {
         drain: Option<Drain>,
         /// Preconditions that need not hold.
         force: BTreeSet<Precondition>,
+    },
+    /// An operator's word, after [`crate::Policy::may_set_admin`] and after it was written to the state
+    /// file. No answer.
+    SetAdmin {
+        cluster: ClusterId,
+        target: AdminTarget,
+        setting: AdminSetting,
+        /// What happens to the target's flows.
+        flows: Drain,
     },
     /// The answer to [`crate::Output::SwapRoutes`]: the kernel's table was replaced, or is the old
     /// one.
@@ -291,17 +342,20 @@ impl fmt::Display for Cause {
 pub enum Precondition {
     /// No backend of the target pair is known to be up.
     TargetDown,
+    /// An operator took the target pair's primary out.
+    TargetTakenOut,
 }
 
 impl Precondition {
     /// Every precondition, for help texts.
-    pub const ALL: [Self; 1] = [Self::TargetDown];
+    pub const ALL: [Self; 2] = [Self::TargetDown, Self::TargetTakenOut];
 
     /// Returns the word that `--force` takes.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::TargetDown => "target_down",
+            Self::TargetTakenOut => "target_taken_out",
         }
     }
 

@@ -81,6 +81,8 @@
 //!   file.
 //! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
 //!   `cut`.
+//! - Who an operator took out gets no new flows, whatever the checks say, and comes back by an
+//!   operator's word or when the time given runs out.
 //! - When nothing is heard from any backend, nothing changes.
 //! - A share's weight is at least 1 and at most the configured one; it is less only while its
 //!   replica, back after it was unfit, is within [`ClusterSpec::slow_start`].
@@ -115,14 +117,15 @@ pub mod view;
 pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
-    Access, ApplyError, Cause, Channel, CheckFailure, CheckResult, ClusterSpec, Drain, Facts,
-    Input, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec,
+    Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
+    CheckResult, ClusterSpec, Drain, Facts, Input, PairSpec, PersistError, Precondition, Restored,
+    Role, RouteSpec,
 };
 pub use machine::Policy;
 pub use moment::Moment;
 pub use output::{
-    EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable, RouteTarget,
-    Severity, Share,
+    AdminRefused, EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable,
+    RouteTarget, Severity, Share,
 };
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,

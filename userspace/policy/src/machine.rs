@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::{
     cluster::Cluster,
     ids::{BackendId, ClusterId},
-    input::{ClusterSpec, Input, Restored},
+    input::{Admin, AdminTarget, ClusterSpec, Input, Restored},
     moment::Moment,
-    output::{Event, EventKind, FlipRefused, Output},
+    output::{AdminRefused, Event, EventKind, FlipRefused, Output},
     reason::IgnoredReason,
     view::PolicyView,
 };
@@ -51,6 +51,7 @@ impl Policy {
                 restored.active.remove(&id),
                 restored.generation.remove(&id).unwrap_or_default(),
                 restored.tables.remove(&id),
+                restored.admin.remove(&id).unwrap_or_default(),
                 now,
                 &mut policy.outputs,
             );
@@ -81,6 +82,12 @@ impl Policy {
                     }
                 }
             }
+            Input::SetAdmin { cluster, target, setting, flows } => {
+                match self.clusters.get_mut(&cluster) {
+                    Some(cluster) => cluster.set_admin(target, setting, flows, now, outputs),
+                    None => self.ignore(IgnoredReason::UnknownCluster),
+                }
+            }
             Input::Applied { cluster, generation, result } => {
                 match self.clusters.get_mut(&cluster) {
                     Some(cluster) => cluster.applied(generation, result, now, outputs),
@@ -92,6 +99,22 @@ impl Policy {
                 None => self.ignore(IgnoredReason::UnknownCluster),
             },
         }
+    }
+
+    /// Returns whether an operator may set this; `force` waives that it turns writes away.
+    ///
+    /// # Errors
+    ///
+    /// If the target is not configured, or it is the active primary and `force` is not given.
+    pub fn may_set_admin(
+        &self,
+        cluster: ClusterId,
+        target: AdminTarget,
+        admin: Admin,
+        force: bool,
+    ) -> Result<(), AdminRefused> {
+        let cluster = self.clusters.get(&cluster).ok_or(AdminRefused::UnknownTarget)?;
+        cluster.may_set_admin(target, admin, force)
     }
 
     /// Returns the next action; `None` when the last input is dealt with.

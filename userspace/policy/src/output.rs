@@ -8,7 +8,7 @@ use std::fmt;
 use crate::{
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
-    input::{Cause, Drain, Precondition},
+    input::{Admin, AdminTarget, Cause, Drain, Precondition},
     moment::Moment,
     reason::{
         ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
@@ -31,6 +31,8 @@ pub enum Output {
     Reply { request: RequestId, result: Result<FlipDone, FlipRefused> },
     /// Probe a backend at this pace from now on; every backend gets one at the start. No answer.
     SetPace { backend: BackendId, pace: Pace },
+    /// The time of an admin state ran out: the state file need not keep it. No answer.
+    ForgetAdmin { cluster: ClusterId, target: AdminTarget },
     /// Something worth a log line. No answer.
     Event(Event),
 }
@@ -121,6 +123,8 @@ pub enum Pace {
     Steady,
     /// Every `fast_interval`.
     Fast,
+    /// Not at all.
+    Off,
 }
 
 /// A flip that took place; also the answer when the pair was active already.
@@ -158,6 +162,11 @@ pub enum FlipRefused {
     TargetDown {
         pair: PairId,
     },
+    /// An operator took the target's primary out, and [`Precondition::TargetTakenOut`] was not forced.
+    TargetTakenOut {
+        pair: PairId,
+        admin: Admin,
+    },
     /// The state file could not be written, so a restart would undo the flip.
     NotPersisted {
         to: PairId,
@@ -181,6 +190,7 @@ impl FlipRefused {
             Self::NoOtherPair => "no_other_pair",
             Self::FlipRunning { .. } => "flip_running",
             Self::TargetDown { .. } => "target_down",
+            Self::TargetTakenOut { .. } => "target_taken_out",
             Self::NotPersisted { .. } => "not_persisted",
             Self::NotApplied { .. } => "not_applied",
         }
@@ -191,6 +201,7 @@ impl FlipRefused {
     pub const fn precondition(&self) -> Option<Precondition> {
         match self {
             Self::TargetDown { .. } => Some(Precondition::TargetDown),
+            Self::TargetTakenOut { .. } => Some(Precondition::TargetTakenOut),
             Self::UnknownCluster { .. }
             | Self::UnknownPair { .. }
             | Self::Ambiguous { .. }
@@ -213,6 +224,9 @@ impl fmt::Display for FlipRefused {
             Self::NoOtherPair => f.write_str("the cluster has no other pair"),
             Self::FlipRunning { to, .. } => write!(f, "a flip to {to} is running"),
             Self::TargetDown { pair } => write!(f, "no backend of {pair} is known to be up"),
+            Self::TargetTakenOut { pair, admin } => {
+                write!(f, "the primary of {pair} is in {}", admin.name())
+            }
             Self::NotPersisted { reason, .. } => {
                 write!(f, "the state file could not be written: {reason}")
             }
@@ -302,6 +316,14 @@ pub enum EventKind {
         request: RequestId,
         refused: FlipRefused,
     },
+    /// An operator's word about a backend or a pair, or the end of its time.
+    AdminChanged {
+        target: AdminTarget,
+        from: Admin,
+        to: Admin,
+        /// Its time ran out.
+        expired: bool,
+    },
     /// An input that does not fit; nothing changed.
     Ignored {
         reason: IgnoredReason,
@@ -342,6 +364,10 @@ impl Event {
                 RouteTarget::Forward { .. } => Severity::Info,
                 RouteTarget::Refuse { .. } => Severity::Error,
             },
+            EventKind::AdminChanged { to, .. } => match to {
+                Admin::Ready => Severity::Info,
+                Admin::Drain | Admin::Maint => Severity::Warning,
+            },
             EventKind::CheckImpaired { .. } | EventKind::FlipRefused { .. } => Severity::Warning,
             EventKind::AllChecksFailing
             | EventKind::SwapFailed { .. }
@@ -349,4 +375,13 @@ impl Event {
             EventKind::Ignored { .. } => Severity::Debug,
         }
     }
+}
+
+/// Why an admin state is not set. Nothing changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AdminRefused {
+    /// The cluster has no such backend or pair.
+    UnknownTarget,
+    /// Write routes would refuse: their primary would be out.
+    ActivePrimary,
 }

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     ids::{BackendId, Generation, PairId, RequestId},
-    input::Cause,
+    input::{Admin, AdminTarget, Cause},
 };
 
 /// Why a route goes where it goes.
@@ -24,6 +24,8 @@ pub enum RouteReason {
     PrimaryUndecided,
     /// Write: refused, because the primary was last seen read-only.
     PrimaryReadOnly,
+    /// Write: refused, because an operator took the primary out.
+    PrimaryTakenOut,
     /// Read: forwarded to all replicas.
     ReplicasFit,
     /// Read: forwarded to the replicas that are fit; others are not.
@@ -47,6 +49,7 @@ impl RouteReason {
             Self::PrimaryDown => "primary_down",
             Self::PrimaryUndecided => "primary_undecided",
             Self::PrimaryReadOnly => "primary_read_only",
+            Self::PrimaryTakenOut => "primary_taken_out",
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
             Self::NoReplicaFit => "no_replica_fit",
@@ -65,6 +68,7 @@ impl fmt::Display for RouteReason {
             Self::PrimaryDown => "primary is down",
             Self::PrimaryUndecided => "primary has not passed a check",
             Self::PrimaryReadOnly => "primary is read-only",
+            Self::PrimaryTakenOut => "an operator took the primary out",
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
             Self::NoReplicaFit => "no replica is fit",
@@ -92,6 +96,8 @@ pub enum BackendReason {
     Replication(ReplicationFault),
     /// The active primary answers and is read-only, so the write route refuses.
     ReadOnly,
+    /// It is in `maint`, so it is not checked.
+    Maint,
 }
 
 impl BackendReason {
@@ -105,6 +111,7 @@ impl BackendReason {
             Self::Unconfirmed { .. } => "unconfirmed",
             Self::Replication(fault) => fault.name(),
             Self::ReadOnly => "read_only",
+            Self::Maint => "maint",
         }
     }
 }
@@ -125,6 +132,7 @@ impl fmt::Display for BackendReason {
             }
             Self::Replication(fault) => fault.fmt(f),
             Self::ReadOnly => f.write_str("read-only"),
+            Self::Maint => f.write_str("in maintenance, not checked"),
         }
     }
 }
@@ -204,6 +212,8 @@ pub enum ChangeReason {
     Retry,
     /// A replica that returned gets more of its share.
     SlowStart,
+    /// An operator took something out or put it back, or the time for that ran out.
+    Admin,
     Flip {
         request: RequestId,
         from: PairId,
@@ -219,6 +229,7 @@ impl fmt::Display for ChangeReason {
             Self::CaughtUp => f.write_str("changed during the last swap"),
             Self::Retry => f.write_str("the last swap failed"),
             Self::SlowStart => f.write_str("slow start of a replica"),
+            Self::Admin => f.write_str("an admin state changed"),
             Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
         }
     }
@@ -231,6 +242,8 @@ pub enum EndReason {
     BackendDown { cause: Cause },
     /// A flip with `drain = "cut"` left their pair.
     FlipCut { request: RequestId },
+    /// An operator took their backend or pair out, and said so.
+    TakenOut { admin: Admin },
 }
 
 impl fmt::Display for EndReason {
@@ -238,6 +251,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
             Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
+            Self::TakenOut { admin } => write!(f, "{} with drain = cut", admin.name()),
         }
     }
 }
@@ -286,6 +300,10 @@ pub enum IgnoredReason {
         backend: BackendId,
     },
     UnknownCluster,
+    /// An admin state of what is not configured.
+    UnknownTarget {
+        target: AdminTarget,
+    },
     /// An answer to a swap that is not under way.
     UnexpectedApplied {
         generation: Generation,
@@ -299,6 +317,9 @@ impl fmt::Display for IgnoredReason {
         match self {
             Self::UnknownBackend { backend } => {
                 write!(f, "check result of {backend}, which is not configured")
+            }
+            Self::UnknownTarget { target } => {
+                write!(f, "admin state of {target:?}, which is not configured")
             }
             Self::UnknownCluster => f.write_str("answer for a cluster that is not configured"),
             Self::UnexpectedApplied { generation } => {

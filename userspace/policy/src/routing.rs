@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     health::Verdict,
     ids::BackendId,
-    input::{Access, PairSpec},
+    input::{Access, Admin, PairSpec},
     output::{RouteTarget, Share},
     reason::RouteReason,
 };
@@ -51,6 +51,9 @@ pub(crate) fn answer(
 }
 
 fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
+    if primary.admin != Admin::Ready {
+        return Answer::refuse(RouteReason::PrimaryTakenOut);
+    }
     match primary.health.verdict() {
         // One look at `read_only` is enough, without counting: a write to a fenced server must not
         // be tried.
@@ -72,7 +75,13 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
 
 fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> Answer {
     let mut replicas_presumed = false;
-    let mut replicas = pair.replicas.clone();
+    let ready: Vec<Share> = pair
+        .replicas
+        .iter()
+        .copied()
+        .filter(|share| backends[&share.backend].admin == Admin::Ready)
+        .collect();
+    let mut replicas = ready.clone();
     replicas.retain(|share| match backends[&share.backend].read_verdict() {
         Verdict::Up => true,
         Verdict::None if presumed.contains(&share.backend) => {
@@ -93,18 +102,23 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
     }
     let primary = &backends[&pair.primary];
     let is_cut_off = |share: &Share| is_cut_off(&backends[&share.backend]);
-    match primary.health.verdict() {
+    let verdict =
+        if primary.admin == Admin::Ready { primary.health.verdict() } else { Verdict::Down };
+    match verdict {
         Verdict::Up => Answer::forward(vec![Share::primary(primary.id)], RouteReason::NoReplicaFit),
         Verdict::None if presumed.contains(&primary.id) => {
             Answer::forward(vec![Share::primary(primary.id)], RouteReason::Restored)
         }
-        Verdict::Down if pair.replicas.iter().any(is_cut_off) => {
-            let mut replicas = pair.replicas.clone();
+        Verdict::Down if ready.iter().any(is_cut_off) => {
+            let mut replicas = ready;
             replicas.retain(is_cut_off);
             Answer::forward(replicas, RouteReason::PrimaryDownReplicasCutOff)
         }
         Verdict::None | Verdict::Down => {
-            let is_checked = |id| backends[&id].checked_at.is_some();
+            let is_checked = |id| {
+                let backend: &Backend = &backends[&id];
+                backend.admin == Admin::Maint || backend.checked_at.is_some()
+            };
             Answer::refuse(if pair.backends().all(is_checked) {
                 RouteReason::NoBackendFit
             } else {
@@ -143,14 +157,16 @@ fn is_cut_off(replica: &Backend) -> bool {
 pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) -> bool {
     match answer.reason {
         RouteReason::Unchecked => false,
-        RouteReason::NoReplicaFit => {
-            pair.replicas.iter().all(|share| backends[&share.backend].checked_at.is_some())
-        }
+        RouteReason::NoReplicaFit => pair.replicas.iter().all(|share| {
+            let replica = &backends[&share.backend];
+            replica.admin != Admin::Ready || replica.checked_at.is_some()
+        }),
         RouteReason::Restored
         | RouteReason::PrimaryWritable
         | RouteReason::PrimaryDown
         | RouteReason::PrimaryUndecided
         | RouteReason::PrimaryReadOnly
+        | RouteReason::PrimaryTakenOut
         | RouteReason::ReplicasFit
         | RouteReason::SomeReplicasFit
         | RouteReason::PrimaryDownReplicasCutOff

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
-    input::{Access, Drain, Facts, Role},
+    input::{Access, AdminSetting, Drain, Facts, Role},
     moment::Moment,
     output::{Pace, RouteTarget},
     reason::{BackendReason, RouteReason},
@@ -69,6 +69,8 @@ pub struct PairView {
     pub id: PairId,
     pub name: String,
     pub state: PairState,
+    /// What an operator said about the pair as a whole.
+    pub admin: AdminSetting,
     /// The primary first.
     pub backends: Vec<BackendView>,
 }
@@ -96,6 +98,8 @@ impl PairState {
 pub struct BackendView {
     pub id: BackendId,
     pub role: Role,
+    /// What an operator said about this backend; its pair may have a word of its own.
+    pub admin: AdminSetting,
     pub health: Health,
     /// Whether replication is good enough for reads; `None` for primaries, to which it does not
     /// apply.

@@ -537,6 +537,7 @@ impl World {
         self.swaps = Driver::Works;
         let id = self.spec.id;
         let restored = Restored {
+            admin: BTreeMap::new(),
             active: self.state_file.map(|pair| (id, pair)).into_iter().collect(),
             generation: generation.map(|generation| (id, generation)).into_iter().collect(),
             tables: self.kernel.clone().map(|table| (id, table)).into_iter().collect(),
@@ -599,7 +600,10 @@ impl World {
             Output::SetPace { backend, pace } => {
                 self.paces.insert(backend, pace);
             }
-            Output::EndFlows { .. } | Output::Reply { .. } | Output::Event(_) => {}
+            Output::EndFlows { .. }
+            | Output::Reply { .. }
+            | Output::ForgetAdmin { .. }
+            | Output::Event(_) => {}
         }
     }
 }
@@ -661,6 +665,6 @@ fn text(output: &Output) -> Option<String> {
             format!("reply {}->{}{warnings}", done.from, done.to)
         }
         Output::Reply { result: Err(refused), .. } => format!("reply {}", refused.name()),
-        Output::SetPace { .. } | Output::Event(_) => return None,
+        Output::SetPace { .. } | Output::ForgetAdmin { .. } | Output::Event(_) => return None,
     })
 }

@@ -40,9 +40,13 @@ fn the_invariants_hold_in_every_seeded_world() {
     });
     // A simulation in which nothing happens proves nothing.
     if seeds.end - seeds.start >= SEEDS {
-        let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed, slow_starts } =
-            seen;
-        let rarest = [flips, refused, undone, ends, restarts, outages, swaps_failed, slow_starts];
+        let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed, .. } = seen;
+        let Seen { slow_starts, taken_out, expired, taken_out_cut, .. } = seen;
+        let rarest = [
+            [flips, refused, undone, ends, restarts, outages].as_slice(),
+            &[swaps_failed, slow_starts, taken_out, expired, taken_out_cut],
+        ]
+        .concat();
         assert!(rarest.iter().all(|count| *count > SEEDS / 10), "too quiet a world: {seen:?}");
     }
 }
@@ -68,6 +72,10 @@ struct Seen {
     swaps_failed: u64,
     /// Tables with a share that is not full yet.
     slow_starts: u64,
+    /// Admin states set, run out by themselves, and those that ended flows.
+    taken_out: u64,
+    expired: u64,
+    taken_out_cut: u64,
 }
 
 impl Seen {
@@ -81,6 +89,9 @@ impl Seen {
             outages: self.outages + other.outages,
             swaps_failed: self.swaps_failed + other.swaps_failed,
             slow_starts: self.slow_starts + other.slow_starts,
+            taken_out: self.taken_out + other.taken_out,
+            expired: self.expired + other.expired,
+            taken_out_cut: self.taken_out_cut + other.taken_out_cut,
         }
     }
 }
@@ -137,6 +148,10 @@ struct Site {
     /// Targets of the kernel's table that the present daemon found at its start.
     found: BTreeSet<BackendId>,
     swap_failed: bool,
+    /// What operators said and the state file keeps.
+    admin: BTreeMap<AdminTarget, AdminSetting>,
+    /// Whose flows an admin state may end.
+    admin_cut: Option<EndWhich>,
 }
 
 struct World {
@@ -211,8 +226,9 @@ impl World {
             }
             55..75 => self.answer_pending(),
             75..82 => self.change_server(),
-            82..89 => self.ask_for_flip(),
-            89..92 => self.feed_nonsense(),
+            82..87 => self.ask_for_flip(),
+            87..90 => self.set_admin(),
+            90..92 => self.feed_nonsense(),
             92..94 => {
                 if self.is_outage {
                     self.end_outage();
@@ -232,6 +248,12 @@ impl World {
         self.note("settle");
         self.end_outage();
         self.failing_drivers = 0;
+        let admin = |(id, site): (&ClusterId, &Site)| {
+            site.admin.keys().map(|target| (*id, *target)).collect::<Vec<_>>()
+        };
+        for (cluster, target) in self.sites.iter().flat_map(admin).collect::<Vec<_>>() {
+            self.put_admin(cluster, target, AdminSetting::default(), Drain::Finish);
+        }
         for _ in 0..5 {
             for server in self.servers.values_mut() {
                 server.mode = Mode::Healthy;
@@ -286,6 +308,16 @@ impl World {
     }
 
     fn check(&mut self, backend: BackendId) {
+        if self.admin(backend) == Admin::Maint {
+            // Not checked; but for a probe that was on its way, which nobody minds.
+            if self.random.below(4) == 0 {
+                let before = self.policy.view();
+                let result = failed(Cause::Refused);
+                self.feed(Input::Checked { backend, result }, Fed::Nonsense);
+                assert_eq!(self.policy.view(), before, "a check counts in maintenance");
+            }
+            return;
+        }
         let is_outage = self.is_outage;
         let protocol = self.random.below(4) == 0;
         let (now, rise) = (self.now, self.sites[&self.servers[&backend].cluster].spec.rise);
@@ -349,7 +381,7 @@ impl World {
         let force = if self.random.below(2) == 0 {
             BTreeSet::new()
         } else {
-            BTreeSet::from([Precondition::TargetDown])
+            BTreeSet::from(Precondition::ALL)
         };
         self.waiting.insert(request, cluster);
         if let Some(site) = self.sites.get_mut(&cluster) {
@@ -362,6 +394,91 @@ impl World {
             };
         }
         self.feed(Input::Flip { cluster, request, to, drain, force }, Fed::Flip);
+    }
+
+    fn set_admin(&mut self) {
+        let cluster = *self
+            .sites
+            .keys()
+            .nth(self.random.below(self.sites.len() as u64) as usize)
+            .expect("a cluster");
+        let target = if self.random.below(3) == 0 {
+            AdminTarget::Pair(PairId(self.random.below(3) as u16))
+        } else {
+            AdminTarget::Backend(self.any_backend())
+        };
+        let admin = [Admin::Ready, Admin::Drain, Admin::Maint][self.random.below(3) as usize];
+        let until = (self.random.below(2) == 0)
+            .then(|| self.now + Duration::from_millis(self.random.below(4000)));
+        let flows = [Drain::Finish, Drain::Cut][self.random.below(2) as usize];
+        let force = self.random.below(4) == 0;
+        if self.policy.may_set_admin(cluster, target, admin, force).is_ok() {
+            self.put_admin(cluster, target, AdminSetting { admin, until }, flows);
+        }
+    }
+
+    fn put_admin(
+        &mut self,
+        cluster: ClusterId,
+        target: AdminTarget,
+        setting: AdminSetting,
+        flows: Drain,
+    ) {
+        let before = self.admins();
+        let ends = flows == Drain::Cut && setting.admin != Admin::Ready;
+        let site = self.site(cluster);
+        if setting.admin == Admin::Ready {
+            site.admin.remove(&target);
+        } else {
+            site.admin.insert(target, setting);
+        }
+        self.seen.taken_out += u64::from(setting.admin != Admin::Ready);
+        self.site(cluster).admin_cut = ends.then_some(match target {
+            AdminTarget::Backend(backend) => EndWhich::Backend(backend),
+            AdminTarget::Pair(pair) => EndWhich::Pair(pair),
+        });
+        self.admin_moved(&before);
+        self.feed(Input::SetAdmin { cluster, target, setting, flows }, Fed::Operator);
+        assert_eq!(self.site(cluster).admin_cut, None, "flows were to be ended");
+    }
+
+    /// What operators said about each backend, its pair included.
+    fn admins(&self) -> BTreeMap<BackendId, Admin> {
+        self.servers.keys().map(|backend| (*backend, self.admin(*backend))).collect()
+    }
+
+    fn admin(&self, backend: BackendId) -> Admin {
+        let site = &self.sites[&self.servers[&backend].cluster];
+        let said = |target| site.admin.get(&target).map_or(Admin::Ready, |setting| setting.admin);
+        let pair = site.spec.pairs.iter().find(|pair| pair.backends().any(|id| id == backend));
+        let pair = pair.expect("a pair of its own").id;
+        said(AdminTarget::Backend(backend)).max(said(AdminTarget::Pair(pair)))
+    }
+
+    /// What the present daemon knows of who was put into maintenance, or out of it, is void.
+    fn admin_moved(&mut self, before: &BTreeMap<BackendId, Admin>) {
+        let (after, now) = (self.admins(), self.now);
+        for (id, from) in before {
+            let (to, server) = (after[id], self.server(*id));
+            if *from == to {
+                continue;
+            }
+            // It starts slowly when it is back.
+            server.was_ill = true;
+            server.fit_since = server.fit_since.map(|_| now);
+            if *from == Admin::Maint || to == Admin::Maint {
+                server.last_is_silent = false;
+                server.failures = 0;
+                server.failures_own = 0;
+                server.refusals = 0;
+                server.passes = 0;
+                server.fit_since = None;
+            }
+            if to == Admin::Maint {
+                let cluster = server.cluster;
+                self.site(cluster).found.remove(id);
+            }
+        }
     }
 
     fn feed_nonsense(&mut self) {
@@ -418,6 +535,7 @@ impl World {
             Output::EndFlows { .. }
             | Output::Reply { .. }
             | Output::SetPace { .. }
+            | Output::ForgetAdmin { .. }
             | Output::Event(_) => unreachable!("only questions are pending"),
         }
     }
@@ -439,6 +557,7 @@ impl World {
                 Output::EndFlows { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
+                | Output::ForgetAdmin { .. }
                 | Output::Event(_) => {}
             }
         }
@@ -456,6 +575,7 @@ impl World {
             restored.active.extend(site.state_file.map(|pair| (*id, pair)));
             restored.generation.insert(*id, site.generation);
             restored.tables.extend(site.kernel.clone().map(|table| (*id, table)));
+            restored.admin.insert(*id, site.admin.clone());
         }
         for server in self.servers.values_mut() {
             server.last_read_only = None;
@@ -514,6 +634,11 @@ impl World {
                 assert!(may_act, "nonsense caused a swap");
                 self.judge_table(*cluster, table, *reason, fed);
             }
+            Output::EndFlows { cluster, which, reason: EndReason::TakenOut { .. } } => {
+                self.seen.taken_out_cut += 1;
+                let expected = self.site(*cluster).admin_cut.take();
+                assert_eq!(expected, Some(*which), "nobody asked for that");
+            }
             Output::EndFlows { cluster, which: EndWhich::Backend(backend), .. } => {
                 self.seen.ends += 1;
                 let fall = self.sites[cluster].spec.fall;
@@ -534,7 +659,17 @@ impl World {
                 }
             }
             Output::Reply { request, result } => self.judge_reply(*request, result),
-            Output::SetPace { .. } | Output::Event(_) => {}
+            Output::ForgetAdmin { cluster, target } => {
+                self.seen.expired += 1;
+                let (before, now) = (self.admins(), self.now);
+                let setting = self.site(*cluster).admin.remove(target).expect("it was said");
+                assert!(setting.until.is_some_and(|until| until <= now), "forgotten too early");
+                self.admin_moved(&before);
+            }
+            Output::SetPace { backend, pace } => {
+                assert_eq!(*pace == Pace::Off, self.admin(*backend) == Admin::Maint);
+            }
+            Output::Event(_) => {}
         }
     }
 
@@ -558,9 +693,12 @@ impl World {
             | ChangeReason::Checked { .. }
             | ChangeReason::CaughtUp
             | ChangeReason::Retry
-            | ChangeReason::SlowStart => None,
+            | ChangeReason::SlowStart
+            | ChangeReason::Admin => None,
         };
         let is_flip = flip.is_some();
+        let is_ready = |backend| self.admin(backend) == Admin::Ready;
+        assert!(targets(table).all(is_ready), "new flows to a backend that was taken out");
         let is_other = site.kernel.as_ref().is_some_and(|kernel| {
             kernel.active != table.active && targets(kernel).next().is_some()
         });
@@ -639,6 +777,14 @@ impl World {
                 assert!(targets(table).next().is_none(), "the policy and the kernel disagree");
                 continue;
             }
+            let is_ready = |backend| self.admin(backend) == Admin::Ready;
+            let is_punctual = self.policy.deadline().is_none_or(|at| at > self.now);
+            if is_punctual {
+                assert!(
+                    targets(table).all(is_ready),
+                    "a backend that was taken out stays in the table"
+                );
+            }
             for backend in table.routes[usize::from(WRITES.0)].backends() {
                 assert_ne!(
                     self.servers[&backend].last_read_only,
@@ -646,7 +792,6 @@ impl World {
                     "writes to read-only"
                 );
             }
-            let is_punctual = self.policy.deadline().is_none_or(|at| at > self.now);
             for share in table.routes[usize::from(READS.0)].shares() {
                 let server = &self.servers[&share.backend];
                 assert!(
@@ -663,7 +808,9 @@ impl World {
             }
             let pair = &view.pairs[usize::from(view.active.0)];
             let is_fit = |backend: &BackendView| {
-                backend.health.is_up() && backend.fitness.is_none_or(Health::is_up)
+                is_ready(backend.id)
+                    && backend.health.is_up()
+                    && backend.fitness.is_none_or(Health::is_up)
             };
             if table.routes[usize::from(READS.0)].shares().is_empty() {
                 assert!(
@@ -675,8 +822,10 @@ impl World {
     }
 
     fn is_all_silent(&self, cluster: ClusterId) -> bool {
-        let mut servers = self.servers.values().filter(|server| server.cluster == cluster);
-        servers.all(|server| server.last_is_silent)
+        let is_checked =
+            |id: &BackendId| self.servers[id].cluster == cluster && self.admin(*id) != Admin::Maint;
+        let mut checked = self.servers.keys().filter(|id| is_checked(id)).peekable();
+        checked.peek().is_some() && checked.all(|id| self.servers[id].last_is_silent)
     }
 
     fn any_backend(&mut self) -> BackendId {
@@ -733,6 +882,7 @@ enum Fed {
     Flip,
     Driver,
     Timeout,
+    Operator,
     Nonsense,
 }
 
@@ -789,6 +939,8 @@ impl Site {
             cut: BTreeSet::new(),
             found: BTreeSet::new(),
             swap_failed: false,
+            admin: BTreeMap::new(),
+            admin_cut: None,
         }
     }
 }
@@ -809,6 +961,7 @@ fn cluster_of(output: &Output) -> Option<ClusterId> {
         Output::SwapRoutes { cluster, .. }
         | Output::EndFlows { cluster, .. }
         | Output::PersistActive { cluster, .. } => Some(*cluster),
+        Output::ForgetAdmin { cluster, .. } => Some(*cluster),
         Output::Reply { .. } | Output::SetPace { .. } => None,
         Output::Event(event) => event.cluster,
     }

@@ -243,6 +243,7 @@ impl World {
     fn restart(&mut self, kernel: Option<RouteTable>) {
         let id = self.spec.id;
         let restored = Restored {
+            admin: std::collections::BTreeMap::new(),
             active: [(id, PairId(0))].into(),
             generation: kernel.iter().map(|table| (id, table.generation)).collect(),
             tables: kernel.into_iter().map(|table| (id, table)).collect(),
@@ -281,6 +282,7 @@ impl World {
                 Output::EndFlows { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
+                | Output::ForgetAdmin { .. }
                 | Output::Event(_) => {}
             }
         }

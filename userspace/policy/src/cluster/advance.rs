@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     flip::Flip,
     ids::{BackendId, PairId},
-    input::Access,
+    input::{Access, Admin},
     moment::Moment,
     output::{EndWhich, Output, Pace, RouteTable},
     reason::{ChangeReason, EndReason, PersistReason},
@@ -59,9 +59,16 @@ impl Cluster {
         }
     }
 
+    /// Returns whether nothing is heard from any backend that is checked.
+    pub(super) fn all_silent(&self) -> bool {
+        let mut checked =
+            self.backends.values().filter(|backend| backend.admin != Admin::Maint).peekable();
+        checked.peek().is_some() && checked.all(Backend::is_silent)
+    }
+
     /// Takes the steps of slow starts that are due.
     fn warm_up(&mut self, now: Moment) {
-        if self.backends.values().all(Backend::is_silent) {
+        if self.all_silent() {
             return;
         }
         for backend in self.backends.values_mut() {
@@ -71,7 +78,7 @@ impl Cluster {
 
     /// Returns when the next step of a slow start is due; while all are silent that is not known.
     pub(super) fn next_warm_up(&self) -> Option<Moment> {
-        if self.backends.values().all(Backend::is_silent) {
+        if self.all_silent() {
             return None;
         }
         let warmths = self.backends.values().map(|backend| backend.warmth);
@@ -180,7 +187,11 @@ impl Cluster {
                 && backend.read_only() == Some(true);
             let is_hurried = backend.is_counting()
                 || (backend.impairment().is_none() && (wants_witness || is_awaited));
-            let pace = if is_hurried { Pace::Fast } else { Pace::Steady };
+            let pace = match backend.admin {
+                Admin::Maint => Pace::Off,
+                Admin::Ready | Admin::Drain if is_hurried => Pace::Fast,
+                Admin::Ready | Admin::Drain => Pace::Steady,
+            };
             if backend.pace != Some(pace) {
                 backend.pace = Some(pace);
                 outputs.push_back(Output::SetPace { backend: backend.id, pace });

@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     fn checks_change(&mut self, now: Moment) -> Option<EventKind> {
-        match (self.checks, self.backends.values().all(Backend::is_silent)) {
+        match (self.checks, self.all_silent()) {
             (ChecksState::Working, true) => {
                 self.checks = ChecksState::AllFailing { since: now };
                 Some(EventKind::AllChecksFailing)

@@ -2,7 +2,7 @@
 
 use crate::{
     flip::Flip,
-    input::{Access, RouteSpec},
+    input::{Access, AdminTarget, RouteSpec},
     output::RouteTarget,
     reason::RouteReason,
     routing::Answer,
@@ -16,10 +16,14 @@ impl Cluster {
         let pairs = self.spec.pairs.iter().map(|pair| PairView {
             id: pair.id,
             name: pair.name.clone(),
+            admin: self.admin_of(AdminTarget::Pair(pair.id)),
             state: if pair.id == self.active { PairState::Active } else { PairState::Standby },
             backends: pair
                 .backends()
-                .map(|id| self.backends[&id].view(&self.spec, self.active))
+                .map(|id| {
+                    let admin = self.admin_of(AdminTarget::Backend(id));
+                    self.backends[&id].view(&self.spec, self.active, admin)
+                })
                 .collect(),
         });
         ClusterView {
