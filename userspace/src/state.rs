@@ -27,6 +27,9 @@ pub struct State {
     /// By cluster name.
     #[serde(default)]
     pub clusters: BTreeMap<String, ClusterState>,
+    /// Admin states that operators set: by cluster name, then by pair name or backend address.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub admin: BTreeMap<String, BTreeMap<String, AdminRecord>>,
     /// How the kernel's port settings were before the daemon changed them; `unload` restores them.
     #[serde(default)]
     pub ports: Option<Reservation>,
@@ -45,6 +48,29 @@ pub struct ClusterState {
     pub reason: String,
     /// Seconds since 1970 when it was written.
     pub since: u64,
+}
+
+/// What an operator said about a backend or a pair.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminRecord {
+    pub state: AdminState,
+    /// Seconds since 1970 when it was said, and when it ends by itself.
+    pub since: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Who said it, and why.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// An admin state that is not the usual one.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    Drain,
+    Maint,
 }
 
 /// An address that is on an interface because of us.
@@ -72,7 +98,13 @@ pub enum Error {
 
 impl Default for State {
     fn default() -> Self {
-        Self { version: VERSION, clusters: BTreeMap::new(), ports: None, vips: Vec::new() }
+        Self {
+            version: VERSION,
+            clusters: BTreeMap::new(),
+            admin: BTreeMap::new(),
+            ports: None,
+            vips: Vec::new(),
+        }
     }
 }
 
@@ -158,7 +190,18 @@ mod tests {
         let state_dir = StateDir::open(dir.path()).unwrap();
         assert_eq!(state_dir.load().unwrap(), State::default());
         let cluster = ClusterState { active_pair: "pair2".into(), reason: "flip".into(), since: 7 };
-        let state = State { clusters: [("main".into(), cluster)].into(), ..State::default() };
+        let record = AdminRecord {
+            state: AdminState::Maint,
+            since: 7,
+            until: Some(9),
+            by: "dba".into(),
+            note: "disk".into(),
+        };
+        let state = State {
+            clusters: [("main".into(), cluster)].into(),
+            admin: [("main".into(), [("pair1".into(), record)].into())].into(),
+            ..State::default()
+        };
         state_dir.save(&state).unwrap();
         assert_eq!(state_dir.load().unwrap(), state);
     }

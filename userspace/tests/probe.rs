@@ -283,7 +283,7 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let target = address(&closed);
     drop(closed);
-    let (pace, paces) = watch::channel(Duration::from_millis(300));
+    let (pace, paces) = watch::channel(Some(Duration::from_millis(300)));
     let kick = Arc::new(Notify::new());
     let (sender, mut results) = mpsc::channel(1);
     let prober = Prober::new(target, "checker", "secret", TIMEOUT);
@@ -305,10 +305,17 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     kick.notify_one();
     next("asked for", 0, 100).await;
     next("steady after that", 200, 400).await;
-    pace.send(Duration::from_millis(50)).expect("send");
+    pace.send(Some(Duration::from_millis(50))).expect("send");
     next("faster at once", 0, 150).await;
     next("fast", 0, 100).await;
-    pace.send(Duration::from_secs(3600)).expect("send");
+    // For half a second there are none.
+    let resume = async {
+        pace.send(None).expect("send");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        pace.send(Some(Duration::from_millis(50))).expect("send");
+    };
+    tokio::join!(resume, next("none in maintenance", 400, 700));
+    pace.send(Some(Duration::from_secs(3600))).expect("send");
     drop(pace);
     tokio::time::timeout(Duration::from_secs(1), task).await.expect("ends").expect("no panic");
 }

@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Method;
 use pairflip::{
     config::{self, ConfigErrors},
     control::{
         client::{ClientError, request},
-        protocol::{ApiError, Drain, ErrorBody, FlipRequest, Flows, Status, Unloaded},
+        protocol::{
+            AdminRequest, AdminState, ApiError, Drain, ErrorBody, FlipRequest, Flows, Status,
+            Unloaded,
+        },
         render::{self, Style},
         server::safe_flip_not_supported,
         summary::Summary,
@@ -94,6 +97,18 @@ enum Command {
         #[arg(long, value_name = "WHAT")]
         force: Vec<String>,
     },
+    /// Takes a backend or a pair out of new connections. Open ones live on unless --drain cut.
+    Drain(Admin),
+    /// As drain, and it is not checked either: for work on the server.
+    Maint(Admin),
+    /// Puts a backend or a pair back that `drain` or `maint` took out.
+    Ready {
+        /// ADDRESS:PORT of a backend, or the name of a pair.
+        target: String,
+        /// The cluster of the pair. Not needed where there is one.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+    },
     /// Lists connections through the redirector.
     Flows {
         /// Only those to this backend.
@@ -124,6 +139,27 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
         config: PathBuf,
     },
+}
+
+#[derive(Args, Debug)]
+struct Admin {
+    /// ADDRESS:PORT of a backend, or the name of a pair.
+    target: String,
+    /// The cluster of the pair. Not needed where there is one.
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// After this time it is ready again by itself, as in 30m [default: it stays].
+    #[arg(long = "for", value_name = "DURATION", value_parser = admin_time)]
+    time: Option<Duration>,
+    /// Why; shown in the status.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+    /// What happens to its connections [default: they live on].
+    #[arg(long)]
+    drain: Option<DrainMode>,
+    /// Also when write routes refuse because of it.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -167,13 +203,23 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             Err(Failure { error: safe_flip_not_supported(), code: EXIT_USAGE })
         }
         Command::Flip { to, cluster, route_only, drain, force } => {
-            let drain = drain.map(|drain| match drain {
-                DrainMode::Finish => Drain::Finish,
-                DrainMode::Cut => Drain::Cut,
-            });
+            let drain = drain.map(DrainMode::wire);
             let flip = FlipRequest { cluster, to, route_only, drain, force };
             let done = request(&socket, Method::POST, "/v1/flip", Some(&flip)).await?;
             show(&done, json, |done| render::flip(done, style()))
+        }
+        Command::Drain(admin) => set_admin(&socket, json, admin.request(AdminState::Drain)).await,
+        Command::Maint(admin) => set_admin(&socket, json, admin.request(AdminState::Maint)).await,
+        Command::Ready { target, cluster } => {
+            let admin = Admin {
+                target,
+                cluster,
+                time: None,
+                note: String::new(),
+                drain: None,
+                force: false,
+            };
+            set_admin(&socket, json, admin.request(AdminState::Ready)).await
         }
         Command::Flows { backend, cluster, state, limit, watch } => {
             let mut query = Vec::new();
@@ -199,6 +245,39 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             })
         }
     }
+}
+
+async fn set_admin(socket: &Path, json: bool, admin: AdminRequest) -> Result<String, Failure> {
+    let done = request(socket, Method::POST, "/v1/admin", Some(&admin)).await?;
+    show(&done, json, |done| render::admin(done, style()))
+}
+
+impl Admin {
+    fn request(self, state: AdminState) -> AdminRequest {
+        let Self { target, cluster, time, note, drain, force } = self;
+        let for_seconds = time.map(|time| time.as_secs());
+        let drain = drain.map(DrainMode::wire);
+        AdminRequest { cluster, target, state, for_seconds, note, by: login_name(), drain, force }
+    }
+}
+
+impl DrainMode {
+    fn wire(self) -> Drain {
+        match self {
+            Self::Finish => Drain::Finish,
+            Self::Cut => Drain::Cut,
+        }
+    }
+}
+
+/// Who gives the order: behind sudo the person, not root.
+fn login_name() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| env::var(name).ok());
+    named.unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()))
+}
+
+fn admin_time(text: &str) -> Result<Duration, String> {
+    config::duration_argument(text, Duration::from_secs(1)..=Duration::from_secs(365 * 86_400))
 }
 
 /// Shows what `once` says every second, on a terminal always at the same place. A daemon that does not answer for a while is no reason to

@@ -24,15 +24,18 @@ use mysql::Prober;
 /// The first probe starts at once, later ones `pace` after the start of the one before; a probe
 /// never takes longer than its timeout, and the configuration keeps the timeout at or below every
 /// pace. A new pace counts from the start of the last probe, so a faster one takes effect
-/// immediately. `kick` asks for a probe now.
+/// immediately; without one there are no probes and no connection. `kick` asks for a probe now.
 pub async fn run(
     backend: BackendId,
     mut prober: Prober,
-    mut pace: watch::Receiver<Duration>,
+    mut pace: watch::Receiver<Option<Duration>>,
     kick: &Notify,
     results: mpsc::Sender<(BackendId, CheckResult)>,
 ) {
     loop {
+        if let Wake::Nobody = wait_for_pace(&mut prober, &mut pace, &results).await {
+            return;
+        }
         let started = Instant::now();
         let result = prober.probe().await;
         let took = started.elapsed();
@@ -48,20 +51,37 @@ pub async fn run(
 
 /// Why [`wait`] returned.
 enum Wake {
-    /// The next probe is due.
+    /// The next probe is due, if there is a pace.
     Probe,
     /// Nobody wants to know any more.
     Nobody,
 }
 
+/// Waits until there is a pace. A server in maintenance is left alone: no connection that its shutdown would wait for.
+async fn wait_for_pace(
+    prober: &mut Prober,
+    pace: &mut watch::Receiver<Option<Duration>>,
+    results: &mpsc::Sender<(BackendId, CheckResult)>,
+) -> Wake {
+    while pace.borrow_and_update().is_none() {
+        prober.disconnect();
+        tokio::select! {
+            () = results.closed() => return Wake::Nobody,
+            changed = pace.changed() => if changed.is_err() { return Wake::Nobody },
+        }
+    }
+    Wake::Probe
+}
+
 async fn wait(
     started: Instant,
-    pace: &mut watch::Receiver<Duration>,
+    pace: &mut watch::Receiver<Option<Duration>>,
     kick: &Notify,
     results: &mpsc::Sender<(BackendId, CheckResult)>,
 ) -> Wake {
     loop {
-        let due = started + *pace.borrow_and_update();
+        let Some(interval) = *pace.borrow_and_update() else { return Wake::Probe };
+        let due = started + interval;
         tokio::select! {
             () = tokio::time::sleep_until(due) => return Wake::Probe,
             () = kick.notified() => return Wake::Probe,

@@ -79,6 +79,11 @@ impl Prober {
         self.target
     }
 
+    /// Closes the kept connection.
+    pub fn disconnect(&mut self) {
+        self.link = Link::Closed;
+    }
+
     /// Returns what the server says, or why it says nothing, after `timeout` at the latest.
     ///
     /// A kept connection that turns out to be gone is no failure: the server may have restarted or

@@ -28,7 +28,9 @@ mod value;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -68,6 +70,15 @@ const SCHEMAS: &[&Schema] = &[
     &cluster::PAIR,
     &cluster::REPLICA,
 ];
+
+/// Returns the duration that an argument gives, as the file writes them: a whole number and a unit.
+///
+/// # Errors
+///
+/// What is wrong with the text, and how to write it; also when it is not within `range`.
+pub fn duration_argument(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    value::duration(text, range).map_err(|fault| format!("{}; {}", fault.problem, fault.remedy))
+}
 
 /// Returns the configuration in `path`, with the passwords it refers to.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {

@@ -12,7 +12,9 @@ pub mod summary;
 
 use tokio::sync::oneshot;
 
-use protocol::{ApiError, FlipDone, FlipRequest, Flows, FlowsQuery, Status, Unloaded};
+use protocol::{
+    AdminDone, AdminRequest, ApiError, FlipDone, FlipRequest, Flows, FlowsQuery, Status, Unloaded,
+};
 
 /// A request for the runtime, with the way back. A client that went away leaves `reply` closed.
 #[derive(Debug)]
@@ -20,5 +22,6 @@ pub enum Request {
     Status { reply: oneshot::Sender<Result<Status, ApiError>> },
     Flip { flip: FlipRequest, reply: oneshot::Sender<Result<FlipDone, ApiError>> },
     Flows { query: FlowsQuery, reply: oneshot::Sender<Result<Flows, ApiError>> },
+    Admin { admin: AdminRequest, reply: oneshot::Sender<Result<AdminDone, ApiError>> },
     Unload { reply: oneshot::Sender<Result<Unloaded, ApiError>> },
 }

@@ -74,6 +74,9 @@ pub struct PairStatus {
     pub name: String,
     /// `active` or `standby`.
     pub state: String,
+    /// What was said about the pair as a whole.
+    #[serde(default)]
+    pub admin: AdminStatus,
     /// The primary first.
     pub backends: Vec<BackendStatus>,
 }
@@ -84,6 +87,9 @@ pub struct BackendStatus {
     pub address: String,
     /// `primary` or `replica`.
     pub role: String,
+    /// What was said about this backend; the stricter of it and its pair's counts.
+    #[serde(default)]
+    pub admin: AdminStatus,
     /// `unknown`, `up`, `rising`, `falling`, `down` or, for a replica that is alive and not fit for
     /// reads, `unfit`.
     pub health: String,
@@ -178,6 +184,78 @@ pub struct FlipDone {
     pub drain: Drain,
     /// What the operator should know, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// Body of `POST /v1/admin`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminRequest {
+    /// Needed where there are several and the target is a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// `address:port` of a backend, or the name of a pair.
+    pub target: String,
+    pub state: AdminState,
+    /// After so long it is ready again by itself; `null` means until it is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Who says so; the login name as a rule.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// What happens to the target's flows; `null` means that they live on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Also when writes are turned away by it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What an operator says about a backend or a pair.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    #[default]
+    Ready,
+    /// No new flows.
+    Drain,
+    /// No new flows, and not checked.
+    Maint,
+}
+
+impl AdminState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+/// Answer to `POST /v1/admin`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AdminDone {
+    pub cluster: String,
+    pub target: String,
+    pub admin: AdminStatus,
+}
+
+/// An admin state, and where it comes from.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AdminStatus {
+    pub state: AdminState,
+    /// Since when, and until when; seconds since 1970. Absent when ready, or without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Who said so, and why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Query of `GET /v1/flows`.
@@ -302,6 +380,7 @@ pub(crate) mod example {
         let pair = |name: &str, state: &str, backends: [BackendStatus; 2]| PairStatus {
             name: name.into(),
             state: state.into(),
+            admin: AdminStatus::default(),
             backends: backends.into(),
         };
         ClusterStatus {
@@ -358,6 +437,16 @@ pub(crate) mod example {
         }
     }
 
+    fn taken_out() -> AdminStatus {
+        AdminStatus {
+            state: AdminState::Drain,
+            since: Some(1_700_000_000),
+            until: None,
+            by: "dba".into(),
+            note: "new disk".into(),
+        }
+    }
+
     fn backend(
         ip: &str,
         role: &str,
@@ -370,6 +459,7 @@ pub(crate) mod example {
         BackendStatus {
             address: format!("{ip}:3306"),
             role: role.into(),
+            admin: if ip == "10.0.1.12" { taken_out() } else { AdminStatus::default() },
             health: health.into(),
             reason: reason.into(),
             lag_seconds,

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use pairflip_common::counter::Counter;
 
-use super::protocol::{BackendStatus, ClusterStatus, Drain, FlipDone, Flows, RouteStatus, Status};
+use super::protocol::{
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, FlipDone, Flows,
+    PairStatus, RouteStatus, Status,
+};
 
 /// Whether the text goes to a terminal that shows colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -156,9 +159,7 @@ impl Page {
         self.line(Tone::Neutral, "");
         let mut backends = Vec::new();
         for pair in &cluster.pairs {
-            backends.extend(
-                pair.backends.iter().map(|backend| backend_row(&pair.name, &pair.state, backend)),
-            );
+            backends.extend(pair.backends.iter().map(|backend| backend_row(pair, backend)));
         }
         self.table(
             [
@@ -166,6 +167,7 @@ impl Page {
                 ("STATE", Align::Left),
                 ("ROLE", Align::Left),
                 ("BACKEND", Align::Left),
+                ("ADMIN", Align::Left),
                 ("HEALTH", Align::Left),
                 ("MODE", Align::Left),
                 ("LAG", Align::Right),
@@ -303,7 +305,8 @@ pub(crate) fn with_weights(
     backends.into_iter().enumerate().map(shown).collect()
 }
 
-fn backend_row(pair: &str, state: &str, backend: &BackendStatus) -> [Cell; 9] {
+fn backend_row(pair: &PairStatus, backend: &BackendStatus) -> [Cell; 10] {
+    let PairStatus { name, state, .. } = pair;
     let tone = match backend.health.as_str() {
         "up" => Tone::Good,
         "down" => Tone::Bad,
@@ -316,17 +319,61 @@ fn backend_row(pair: &str, state: &str, backend: &BackendStatus) -> [Cell; 9] {
     };
     let lag = backend.lag_seconds.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.0}s"));
     let strength = if state == "active" { Tone::Strong } else { Tone::Neutral };
+    // The stricter of both counts.
+    let admin = [&backend.admin, &pair.admin].into_iter().max_by_key(|admin| admin.state as u8);
+    let admin = admin.filter(|admin| admin.state != AdminState::Ready);
+    let why = match admin {
+        Some(admin) => format!("{}; {}", backend.reason, taken_out(admin)),
+        None => backend.reason.clone(),
+    };
     [
-        cell(pair),
+        cell(name),
         Cell { tone: strength, ..cell(state) },
         cell(&backend.role),
         cell(&backend.address),
+        admin.map_or_else(
+            || Cell { tone: Tone::Faint, ..cell("ready") },
+            |admin| Cell { tone: Tone::Odd, ..cell(admin.state.name()) },
+        ),
         Cell { tone, ..cell(&backend.health.to_uppercase()) },
         cell(mode),
         cell(&lag),
         cell(&backend.flows.to_string()),
-        cell(&backend.reason),
+        cell(&why),
     ]
+}
+
+/// Who said so, until when and why: `drain by dba until 2026-11-25T10:00:00Z: new disk`.
+fn taken_out(admin: &AdminStatus) -> String {
+    let AdminStatus { state, until, by, note, .. } = admin;
+    let until = until.map_or_else(String::new, |until| format!(" until {}", utc(until)));
+    let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+    format!("{} by {by}{until}{note}", state.name())
+}
+
+/// A time in seconds since 1970 as RFC 3339 has it.
+fn utc(seconds: u64) -> String {
+    let time =
+        i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
+}
+
+/// What an admin command did.
+pub fn admin(done: &AdminDone, style: Style) -> String {
+    let mut page = Page { text: String::new(), style };
+    let AdminDone { cluster, target, admin } = done;
+    let text = match admin.state {
+        AdminState::Ready => format!("cluster {cluster}: {target} is ready"),
+        AdminState::Drain => {
+            format!("cluster {cluster}: {target} gets no new connections ({})", taken_out(admin))
+        }
+        AdminState::Maint => format!(
+            "cluster {cluster}: {target} gets no new connections and is not checked ({})",
+            taken_out(admin)
+        ),
+    };
+    page.line(Tone::Strong, &text);
+    page.text
 }
 
 fn cell(text: &str) -> Cell {
@@ -377,11 +424,11 @@ cluster main: pair1 is active (generation 7)
   writes  write   10.0.0.100:3306  REFUSED                      1204            6  primary is read-only
   reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)    1204            6  no replica is fit
 
-  PAIR   STATE    ROLE     BACKEND         HEALTH   MODE  LAG  FLOWS  WHY
-  pair1  active   primary  10.0.1.11:3306  FALLING  ro      -   1200  read-only
-  pair1  active   replica  10.0.1.12:3306  UNFIT    ro    12s      4  lags 12.5s (max_lag 10s)
-  pair2  standby  primary  10.0.1.21:3306  UP       rw     0s      0  passing
-  pair2  standby  replica  10.0.1.22:3306  DOWN     -       -      0  connection refused
+  PAIR   STATE    ROLE     BACKEND         ADMIN  HEALTH   MODE  LAG  FLOWS  WHY
+  pair1  active   primary  10.0.1.11:3306  ready  FALLING  ro      -   1200  read-only
+  pair1  active   replica  10.0.1.12:3306  drain  UNFIT    ro    12s      4  lags 12.5s (max_lag 10s); drain by dba: new disk
+  pair2  standby  primary  10.0.1.21:3306  ready  UP       rw     0s      0  passing
+  pair2  standby  replica  10.0.1.22:3306  ready  DOWN     -       -      0  connection refused
 
 pairflipd 0.1.0, pid 4711, up 3d4h; eth0 native; flows 1204 of 262144, half-open 3 of 16384
 packets turned away: reset_no_backend 4

@@ -20,8 +20,8 @@ use tokio::{
 use super::{
     Request,
     protocol::{
-        API_VERSION, ApiError, ErrorBody, FlipDone, FlipRequest, Flows, FlowsQuery, Status,
-        UnloadRequest, Unloaded, Version,
+        API_VERSION, AdminDone, AdminRequest, ApiError, ErrorBody, FlipDone, FlipRequest, Flows,
+        FlowsQuery, Status, UnloadRequest, Unloaded, Version,
     },
 };
 
@@ -33,7 +33,11 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const FLIP_BODY: &str = "send {\"route_only\": true} and, as needed, \"to\": PAIR, \
      \"cluster\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": [PRECONDITION, ...]";
 
-const COMMANDS: &str = "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip and /v1/unload";
+const ADMIN_BODY: &str = "send {\"target\": PAIR or \"ADDRESS:PORT\", \"state\": \"ready\", \"drain\" or \"maint\"} and, as needed, \
+     \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": true";
+
+const COMMANDS: &str =
+    "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip, /v1/admin and /v1/unload";
 
 type Requests = mpsc::Sender<Request>;
 
@@ -60,6 +64,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/flows", get(flows))
         .route("/v1/flip", post(flip))
+        .route("/v1/admin", post(admin))
         .route("/v1/unload", post(unload))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
@@ -92,6 +97,16 @@ async fn flip(
         return Err(safe_flip_not_supported());
     }
     ask(&requests, |reply| Request::Flip { flip, reply }).await.map(Json)
+}
+
+async fn admin(
+    State(requests): State<Requests>,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<AdminDone>, ApiError> {
+    no_query(&uri)?;
+    let admin: AdminRequest = parse_body(&body.map_err(unread_body)?, ADMIN_BODY)?;
+    ask(&requests, |reply| Request::Admin { admin, reply }).await.map(Json)
 }
 
 async fn unload(
@@ -204,16 +219,16 @@ impl IntoResponse for ApiError {
 /// The HTTP status of an error's code; a refusal for the state of things is a conflict.
 fn http_status(code: &str) -> StatusCode {
     match code {
-        "unknown_path" | "unknown_backend" | "unknown_cluster" | "unknown_pair" => {
-            StatusCode::NOT_FOUND
-        }
+        "unknown_path" | "unknown_backend" | "unknown_cluster" | "unknown_pair"
+        | "unknown_target" => StatusCode::NOT_FOUND,
         "wrong_method" => StatusCode::METHOD_NOT_ALLOWED,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "bad_body" | "bad_query" | "cluster_not_named" | "unknown_precondition" | "ambiguous" => {
             StatusCode::BAD_REQUEST
         }
         "safe_flip_not_supported" => StatusCode::NOT_IMPLEMENTED,
-        "target_down" | "flip_running" | "no_other_pair" => StatusCode::CONFLICT,
+        "target_down" | "target_taken_out" | "active_primary" | "flip_running"
+        | "no_other_pair" => StatusCode::CONFLICT,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::protocol::{BackendStatus, ClusterStatus, Status, TrafficStatus};
+use crate::control::protocol::{AdminState, BackendStatus, ClusterStatus, Status, TrafficStatus};
 
 /// Of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -75,6 +75,15 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     let help = "1 for the pair that takes new connections.";
     metric(text, "pairflip_pair_active", "gauge", help, pairs);
 
+    let pairs = clusters.iter().flat_map(|cluster| {
+        cluster.pairs.iter().map(|pair| {
+            let labels = labels(&[("cluster", &cluster.name), ("pair", &pair.name)]);
+            (labels, flag(pair.admin.state == AdminState::Ready))
+        })
+    });
+    let help = "0 while an operator has taken the pair out (drain, maint).";
+    metric(text, "pairflip_pair_ready", "gauge", help, pairs);
+
     let mut route_backends = Vec::new();
     let mut fallbacks = Vec::new();
     let mut weights = Vec::new();
@@ -141,6 +150,9 @@ fn backends(text: &mut String, clusters: &[ClusterStatus]) {
     // A falling backend is up until `fall` failures say otherwise.
     let up = per_backend(&|backend| flag(matches!(backend.health.as_str(), "up" | "falling")));
     metric(text, "pairflip_backend_up", "gauge", help, up);
+    let ready = per_backend(&|backend| flag(backend.admin.state == AdminState::Ready));
+    let help = "0 while an operator has taken the backend out (drain, maint); see also its pair.";
+    metric(text, "pairflip_backend_ready", "gauge", help, ready);
     let help = "1 when the server was last seen read-only; absent before its first answer.";
     let read_only = per_backend(&|backend| backend.read_only.and_then(flag));
     metric(text, "pairflip_backend_read_only", "gauge", help, read_only);
@@ -258,6 +270,10 @@ pairflip_checks_failing{cluster="main"} 0
 # TYPE pairflip_pair_active gauge
 pairflip_pair_active{cluster="main",pair="pair1"} 1
 pairflip_pair_active{cluster="main",pair="pair2"} 0
+# HELP pairflip_pair_ready 0 while an operator has taken the pair out (drain, maint).
+# TYPE pairflip_pair_ready gauge
+pairflip_pair_ready{cluster="main",pair="pair1"} 1
+pairflip_pair_ready{cluster="main",pair="pair2"} 1
 # HELP pairflip_route_backends Backends that take the route's new connections; 0 refuses them.
 # TYPE pairflip_route_backends gauge
 pairflip_route_backends{cluster="main",route="writes",access="write"} 0
@@ -283,6 +299,12 @@ pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="p
 pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 0
 pairflip_backend_up{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 1
 pairflip_backend_up{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 0
+# HELP pairflip_backend_ready 0 while an operator has taken the backend out (drain, maint); see also its pair.
+# TYPE pairflip_backend_ready gauge
+pairflip_backend_ready{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1
+pairflip_backend_ready{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 0
+pairflip_backend_ready{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 1
+pairflip_backend_ready{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 1
 # HELP pairflip_backend_read_only 1 when the server was last seen read-only; absent before its first answer.
 # TYPE pairflip_backend_read_only gauge
 pairflip_backend_read_only{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1

@@ -3,6 +3,7 @@
 //! `start` brings everything up, `Runtime` in this file loops, `outputs` carries out what the policy asks for, `requests`
 //! answers the control socket, `status` describes it all.
 
+mod admin;
 mod end;
 mod flow_log;
 mod host;
@@ -53,7 +54,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What steers one backend's probes.
 struct Pacer {
-    pace: watch::Sender<Duration>,
+    /// Between the starts of two probes; `None` while the backend is not checked.
+    pace: watch::Sender<Option<Duration>>,
     kick: Arc<Notify>,
 }
 

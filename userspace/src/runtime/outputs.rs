@@ -44,6 +44,10 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
             set_pace(runtime, backend, pace);
             None
         }
+        Output::ForgetAdmin { cluster, target } => {
+            runtime.forget_admin(cluster, target);
+            None
+        }
         Output::Event(event) => {
             log(runtime, &event);
             None
@@ -123,8 +127,9 @@ fn set_pace(runtime: &mut Runtime, backend: BackendId, pace: Pace) {
         return;
     };
     let interval = match pace {
-        Pace::Steady => cluster.check.interval,
-        Pace::Fast => cluster.check.fast_interval,
+        Pace::Steady => Some(cluster.check.interval),
+        Pace::Fast => Some(cluster.check.fast_interval),
+        Pace::Off => None,
     };
     if let Some(pacer) = runtime.pacers.get(&backend) {
         pacer.pace.send_replace(interval);

@@ -77,6 +77,7 @@ impl Runtime {
                 _ = reply.send(tokio::task::block_in_place(|| self.flows(&query)));
             }
             Request::Flip { flip, reply } => self.flip(flip, reply),
+            Request::Admin { admin, reply } => _ = reply.send(self.set_admin(&admin)),
             Request::Unload { reply } => {
                 let result = self.unload().await;
                 let done = result.is_ok();
@@ -192,8 +193,14 @@ impl Runtime {
         self.flips.next += 1;
         let request = RequestId(self.flips.next);
         let configured = &self.config.clusters[usize::from(cluster.0)];
-        let outstanding: BTreeSet<BackendId> =
-            configured.backends().filter_map(|address| self.ids.backend(address)).collect();
+        let is_checked = |backend: &BackendId| {
+            self.pacers.get(backend).is_some_and(|pacer| pacer.pace.borrow().is_some())
+        };
+        let outstanding: BTreeSet<BackendId> = configured
+            .backends()
+            .filter_map(|address| self.ids.backend(address))
+            .filter(is_checked)
+            .collect();
         for backend in &outstanding {
             if let Some(pacer) = self.pacers.get(backend) {
                 pacer.kick.notify_one();
@@ -210,14 +217,12 @@ impl Runtime {
         self.flips.replies.insert(request, (cluster, reply));
     }
 
-    fn resolve(
-        &self,
-        flip: &FlipRequest,
-    ) -> Result<(ClusterId, Option<PairId>, BTreeSet<Precondition>), ApiError> {
+    /// The index of the cluster that a request means.
+    pub(super) fn named_cluster(&self, name: Option<&str>) -> Result<usize, ApiError> {
         let clusters = &self.config.clusters;
         let names =
             || clusters.iter().map(|cluster| cluster.name.as_str()).collect::<Vec<_>>().join(", ");
-        let cluster = match &flip.cluster {
+        match name {
             Some(name) => {
                 clusters.iter().position(|cluster| cluster.name == *name).ok_or_else(|| {
                     ApiError::new(
@@ -225,17 +230,23 @@ impl Runtime {
                         format!("there is no cluster {name:?}"),
                         format!("clusters are {}", names()),
                     )
-                })?
+                })
             }
-            None if clusters.len() == 1 => 0,
-            None => {
-                return Err(ApiError::new(
-                    "cluster_not_named",
-                    "there are several clusters and none was named",
-                    format!("add --cluster; clusters are {}", names()),
-                ));
-            }
-        };
+            None if clusters.len() == 1 => Ok(0),
+            None => Err(ApiError::new(
+                "cluster_not_named",
+                "there are several clusters and none was named",
+                format!("add --cluster; clusters are {}", names()),
+            )),
+        }
+    }
+
+    fn resolve(
+        &self,
+        flip: &FlipRequest,
+    ) -> Result<(ClusterId, Option<PairId>, BTreeSet<Precondition>), ApiError> {
+        let clusters = &self.config.clusters;
+        let cluster = self.named_cluster(flip.cluster.as_deref())?;
         let pairs = &clusters[cluster].pairs;
         let to = match &flip.to {
             Some(name) => {
@@ -334,6 +345,9 @@ fn remedy(refused: &FlipRefused) -> &'static str {
         FlipRefused::FlipRunning { .. } => "wait for it, then look at `pairflip status`",
         FlipRefused::TargetDown { .. } => {
             "bring a backend of the pair up, or flip all the same with --force target_down: its routes refuse until a check passes"
+        }
+        FlipRefused::TargetTakenOut { .. } => {
+            "`pairflip ready` it first, or flip all the same with --force target_taken_out: its write routes refuse until it is ready"
         }
         FlipRefused::NotPersisted { .. } => {
             "make room or fix permissions in state_dir; nothing was changed"

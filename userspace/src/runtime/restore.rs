@@ -34,6 +34,7 @@ pub(super) fn restored(
             })?;
             restored.active.insert(id, PairId(pair as u16));
         }
+        restored.admin.insert(id, super::admin::restored(cluster, ids, state));
         let Some(slot) = ids.cluster_slot(id) else { continue };
         let Some(routes) = dataplane.routes(slot)? else { continue };
         let generation = routes.values().map(|route| route.generation).max().unwrap_or(0);

@@ -206,7 +206,7 @@ fn start_checks(
                 cluster.check.password.expose(),
                 cluster.check.timeout,
             );
-            let (pace, pace_receiver) = watch::channel(cluster.check.fast_interval);
+            let (pace, pace_receiver) = watch::channel(Some(cluster.check.fast_interval));
             let kick = Arc::new(Notify::new());
             let results = results.clone();
             let checks_kick = Arc::clone(&kick);

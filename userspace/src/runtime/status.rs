@@ -2,8 +2,8 @@
 
 use pairflip_common::route::BACKENDS_MAX;
 use pairflip_policy::{
-    Access, ActiveSource, BackendId, BackendView, ChecksState, ClusterId, ClusterView, Event,
-    EventKind, Health, RouteTarget, RouteView,
+    Access, ActiveSource, Admin, AdminTarget, BackendId, BackendView, ChecksState, ClusterId,
+    ClusterView, Event, EventKind, Health, RouteTarget, RouteView,
 };
 
 use super::{Runtime, requests::internal};
@@ -62,9 +62,13 @@ fn cluster(
         .pairs
         .iter()
         .map(|pair| {
-            let backends = pair.backends.iter().map(|view| backend(runtime, view, counts));
+            let backends = pair
+                .backends
+                .iter()
+                .map(|backend| self::backend(runtime, view.id, backend, counts));
             Ok(PairStatus {
                 name: pair.name.clone(),
+                admin: runtime.admin_status(view.id, AdminTarget::Pair(pair.id)),
                 state: pair.state.name().to_owned(),
                 backends: backends.collect::<Result<_, _>>()?,
             })
@@ -122,6 +126,7 @@ fn route(
 
 fn backend(
     runtime: &Runtime,
+    cluster: ClusterId,
     view: &BackendView,
     counts: &FlowCounts,
 ) -> Result<BackendStatus, ApiError> {
@@ -133,6 +138,7 @@ fn backend(
             pairflip_policy::Role::Replica => "replica",
         }
         .to_owned(),
+        admin: runtime.admin_status(cluster, AdminTarget::Backend(view.id)),
         health: health(view).to_owned(),
         reason: view.reason.to_string(),
         lag_seconds: view.lag.map(|lag| lag.as_secs_f64()),
@@ -235,6 +241,13 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::FlipRefused { refused, .. } => {
             let text = refused.to_string();
             format!("flip refused: {}", configured.map_or(text.clone(), |cluster| name_pairs(cluster, &text)))
+        }
+        EventKind::AdminChanged { target, to, expired, .. } => {
+            let name = event.cluster.map_or_else(String::new, |id| runtime.target_name(id, *target));
+            match (to, expired) {
+                (Admin::Ready, true) => format!("{name} is ready again: the time given is over"),
+                (to, _) => format!("{name} is in admin state {}", to.name()),
+            }
         }
         EventKind::Ignored { reason } => format!("ignored: {reason}"),
     }

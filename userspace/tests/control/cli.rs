@@ -7,7 +7,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use pairflip::control::protocol::{ErrorBody, FlipDone, Flows, Status, Unloaded};
+use pairflip::control::protocol::{
+    AdminDone, AdminState, Drain, ErrorBody, FlipDone, Flows, Status, Unloaded,
+};
 
 use crate::runtime::{Daemon, Heard, status};
 
@@ -63,6 +65,37 @@ fn a_refusal_of_the_daemon_is_printed_with_its_remedy() {
 }
 
 #[test]
+fn who_is_taken_out_for_how_long_why_and_by_whom_reaches_the_daemon() {
+    let daemon = Daemon::start();
+    let maint = ["maint", "10.0.1.12:3306", "--for", "30m", "--note", "new disk", "--drain", "cut"];
+    let text = said(&run(&daemon.socket, &maint), 0);
+    let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    let who = who.or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "uid 0".to_owned());
+    let expected = format!(
+        "cluster main: 10.0.1.12:3306 gets no new connections and is not checked \
+         (maint by {who} until 2023-11-14T22:43:20Z: new disk)\n"
+    );
+    assert_eq!(text, expected);
+    let json = said(&run(&daemon.socket, &["--json", "ready", "pair1", "--cluster", "main"]), 0);
+    let done: AdminDone = serde_json::from_str(&json).unwrap();
+    assert_eq!((done.target.as_str(), done.admin.state), ("pair1", AdminState::Ready));
+    let [Heard::Admin(maint), Heard::Admin(ready)] = &daemon.heard()[..] else {
+        panic!("{:?}", daemon.heard())
+    };
+    assert_eq!(
+        (maint.for_seconds, maint.drain, maint.force),
+        (Some(1800), Some(Drain::Cut), false)
+    );
+    assert_eq!((ready.cluster.as_deref(), ready.state), (Some("main"), AdminState::Ready));
+}
+
+#[test]
+fn a_time_without_a_unit_is_not_guessed_at() {
+    let text = complaint(&run(Path::new("/nowhere"), &["drain", "pair1", "--for", "30"]), 2);
+    assert!(text.contains("\"30\" has no unit; add one of ms, s, m, h, d"), "{text}");
+}
+
+#[test]
 fn flows_are_filtered_by_the_daemon() {
     let daemon = Daemon::start();
     let text = said(&run(&daemon.socket, &["flows", "--backend", "10.0.1.12:3306"]), 0);
@@ -75,7 +108,7 @@ fn flows_are_filtered_by_the_daemon() {
         .into_iter()
         .map(|heard| match heard {
             Heard::Flows(query) => (query.backend, query.limit),
-            Heard::Status | Heard::Flip(_) | Heard::Unload => panic!("{heard:?}"),
+            Heard::Status | Heard::Flip(_) | Heard::Admin(_) | Heard::Unload => panic!("{heard:?}"),
         })
         .collect();
     assert_eq!(queries, [(Some("10.0.1.12:3306".to_owned()), None), (None, Some(1))]);

@@ -9,8 +9,10 @@ use pairflip::control::{
 
 use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
-const COMMANDS: &str = "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip and /v1/unload";
+const COMMANDS: &str =
+    "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip, /v1/admin and /v1/unload";
 const FLIP_BODY: &str = r#"send {"route_only": true} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...]"#;
+const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish" or "cut", "force": true"#;
 const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";
 const NO_QUERY: &str = "leave out everything from the question mark on; commands take a JSON body";
 const SAFE_FLIP: &str = r#"route-only (`--route-only`, "route_only": true) moves new connections at once and touches no server. Acknowledged writes can be lost unless you make the old primary read-only and wait until the new one has caught up before you flip"#;
@@ -52,6 +54,25 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
             COMMANDS,
         ),
         ("FLY", "/v1/flows", "", 405, "wrong_method", "/v1/flows does not take FLY", COMMANDS),
+        // Bodies of /v1/admin.
+        (
+            "POST",
+            "/v1/admin",
+            "",
+            400,
+            "bad_body",
+            "the body is empty, and JSON was expected",
+            ADMIN_BODY,
+        ),
+        (
+            "POST",
+            "/v1/admin",
+            r#"{"target": "pair1", "state": "off"}"#,
+            400,
+            "bad_body",
+            "the body is not what was expected: unknown variant `off`, expected one of `ready`, `drain`, `maint` at line 1 column 34",
+            ADMIN_BODY,
+        ),
         // Parameters.
         (
             "GET",

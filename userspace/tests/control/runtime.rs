@@ -11,8 +11,9 @@ use std::{
 use pairflip::control::{
     Request,
     protocol::{
-        ApiError, BackendStatus, ClusterStatus, DaemonStatus, Drain, FlipDone, FlipRequest, Flow,
-        Flows, FlowsQuery, InterfaceStatus, PairStatus, RouteStatus, Status, Unloaded,
+        AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus, DaemonStatus,
+        Drain, FlipDone, FlipRequest, Flow, Flows, FlowsQuery, InterfaceStatus, PairStatus,
+        RouteStatus, Status, Unloaded,
     },
     server,
 };
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Heard {
     Status,
     Flip(FlipRequest),
+    Admin(AdminRequest),
     Flows(FlowsQuery),
     Unload,
 }
@@ -145,6 +147,18 @@ async fn answer(
                 hear(Heard::Flows(query.clone()));
                 _ = reply.send(Ok(flows(&query)));
             }
+            Request::Admin { admin, reply } => {
+                hear(Heard::Admin(admin.clone()));
+                let status = AdminStatus {
+                    state: admin.state,
+                    since: Some(1_700_000_000),
+                    until: admin.for_seconds.map(|time| 1_700_000_000 + time),
+                    by: admin.by,
+                    note: admin.note,
+                };
+                let (cluster, target) = ("main".to_owned(), admin.target);
+                _ = reply.send(Ok(AdminDone { cluster, target, admin: status }));
+            }
             Request::Unload { reply } => {
                 hear(Heard::Unload);
                 let removed = vec!["took 10.0.0.100 off eth0".to_owned()];
@@ -218,9 +232,11 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             pairs: vec![PairStatus {
                 name: "pair1".into(),
                 state: "active".into(),
+                admin: AdminStatus::default(),
                 backends: vec![BackendStatus {
                     address: "10.0.1.11:3306".into(),
                     role: "primary".into(),
+                    admin: AdminStatus::default(),
                     health: "up".into(),
                     reason: "passing".into(),
                     lag_seconds: None,

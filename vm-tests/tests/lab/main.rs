@@ -3,6 +3,7 @@
 //! Each test has a lab of its own. They run one after another: a lab is four servers.
 #![cfg(test)]
 
+mod admin;
 mod failure;
 mod flip;
 mod lifecycle;
