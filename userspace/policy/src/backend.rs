@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::{
+    damping::Damping,
     health::{Health, Verdict},
     ids::{BackendId, PairId},
     input::{Admin, AdminSetting, Cause, CheckFailure, CheckResult, ClusterSpec, Facts, Role},
@@ -29,6 +30,8 @@ pub(crate) struct Backend {
     pub(crate) fitness: Health,
     /// Of replicas only; a primary is always warm.
     pub(crate) warmth: Warmth,
+    /// Of replicas only.
+    pub(crate) damping: Damping,
     /// The last answer, however long ago.
     pub(crate) facts: Option<Facts>,
     /// Why the last probe got no answer; `None` if it got one.
@@ -61,6 +64,7 @@ impl Backend {
             health: Health::NEW,
             fitness: Health::NEW,
             warmth: Warmth::Warm,
+            damping: Damping::NEW,
             facts: None,
             failure: None,
             checked_at: None,
@@ -176,13 +180,15 @@ impl Backend {
         }
     }
 
-    /// Takes the step of a slow start that is due; see [`crate::slow_start`].
-    pub(crate) fn warm_up(&mut self, slow_start: Duration, now: Moment) {
+    /// Takes the steps that are due of waiting and of a slow start; see [`crate::damping`] and [`crate::slow_start`].
+    pub(crate) fn warm_up(&mut self, spec: &ClusterSpec, now: Moment) {
         if self.role == Role::Replica {
+            // An operator's word is no fall.
+            self.damping = self.damping.after(self.read_verdict(), spec.hold_off, now);
             // Who was taken out comes back with caches as cold as if it had been down.
-            let is_ready = self.admin == Admin::Ready;
-            let verdict = if is_ready { self.read_verdict() } else { Verdict::Down };
-            self.warmth = self.warmth.after(verdict, slow_start, now);
+            let serves = self.admin == Admin::Ready && !self.damping.waits();
+            let verdict = if serves { self.read_verdict() } else { Verdict::Down };
+            self.warmth = self.warmth.after(verdict, spec.slow_start, now);
         }
     }
 
@@ -214,8 +220,11 @@ impl Backend {
         if self.role == Role::Primary && self.pair == active {
             return if facts.read_only { BackendReason::ReadOnly } else { BackendReason::Passing };
         }
-        replication_fault(facts, spec.max_lag)
-            .map_or(BackendReason::Passing, BackendReason::Replication)
+        match replication_fault(facts, spec.max_lag) {
+            Some(fault) => BackendReason::Replication(fault),
+            None if self.damping.waits() => BackendReason::Flapping,
+            None => BackendReason::Passing,
+        }
     }
 
     pub(crate) fn view(

@@ -38,6 +38,8 @@ pub struct ClusterSpec {
     pub max_lag: Duration,
     /// Time over which a replica that returns gets its full share; zero gives it at once.
     pub slow_start: Duration,
+    /// How long a replica that flaps is left out at first; zero never leaves it out.
+    pub hold_off: Duration,
     /// What a flip does to the old pair's flows when the request does not say.
     pub drain: Drain,
     /// In the order of their ids, starting with 0.
@@ -52,6 +54,8 @@ pub struct RouteSpec {
     pub id: RouteId,
     pub name: String,
     pub access: Access,
+    /// Read: with fewer fit replicas than this the primary serves as well.
+    pub min_replicas: u32,
 }
 
 /// One pair as configured.

@@ -24,8 +24,11 @@
 //!     timeout: Duration::from_millis(500),
 //!     max_lag: Duration::from_secs(10),
 //!     slow_start: Duration::ZERO,
+//!     hold_off: Duration::ZERO,
 //!     drain: Drain::Finish,
-//!     routes: vec![RouteSpec { id: RouteId(0), name: "writes".into(), access: Access::Write }],
+//!     routes: vec![RouteSpec {
+//!         id: RouteId(0), name: "writes".into(), access: Access::Write, min_replicas: 1,
+//!     }],
 //!     pairs: vec![
 //!         PairSpec { id: PairId(0), name: "pair1".into(), primary: a1, replicas: replicas(a2) },
 //!         PairSpec { id: PairId(1), name: "pair2".into(), primary: b1, replicas: replicas(b2) },
@@ -102,6 +105,7 @@
 
 mod backend;
 mod cluster;
+mod damping;
 mod flip;
 pub mod health;
 pub mod ids;

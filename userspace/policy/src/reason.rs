@@ -30,8 +30,12 @@ pub enum RouteReason {
     ReplicasFit,
     /// Read: forwarded to the replicas that are fit; others are not.
     SomeReplicasFit,
+    /// Read: fewer replicas than `min_replicas` are fit, so the primary serves as well.
+    TooFewReplicas,
     /// Read: fallback to the primary.
     NoReplicaFit,
+    /// Read: the primary is not fit either, so replicas serve that are left out because they flap.
+    ReplicasFlapping,
     /// Read: the primary is down and these replicas have all that it sent them.
     PrimaryDownReplicasCutOff,
     /// Read: refused, because neither a replica nor the primary is fit.
@@ -52,7 +56,9 @@ impl RouteReason {
             Self::PrimaryTakenOut => "primary_taken_out",
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
+            Self::TooFewReplicas => "too_few_replicas",
             Self::NoReplicaFit => "no_replica_fit",
+            Self::ReplicasFlapping => "replicas_flapping",
             Self::PrimaryDownReplicasCutOff => "primary_down_replicas_cut_off",
             Self::NoBackendFit => "no_backend_fit",
         }
@@ -71,7 +77,9 @@ impl fmt::Display for RouteReason {
             Self::PrimaryTakenOut => "an operator took the primary out",
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
+            Self::TooFewReplicas => "too few replicas are fit; the primary serves as well",
             Self::NoReplicaFit => "no replica is fit",
+            Self::ReplicasFlapping => "nothing is fit but replicas that flap",
             Self::PrimaryDownReplicasCutOff => "primary is down; its replicas serve what they have",
             Self::NoBackendFit => "no backend is fit",
         })
@@ -98,6 +106,8 @@ pub enum BackendReason {
     ReadOnly,
     /// It is in `maint`, so it is not checked.
     Maint,
+    /// It passes and has fallen again and again: reads go elsewhere for a while.
+    Flapping,
 }
 
 impl BackendReason {
@@ -112,6 +122,7 @@ impl BackendReason {
             Self::Replication(fault) => fault.name(),
             Self::ReadOnly => "read_only",
             Self::Maint => "maint",
+            Self::Flapping => "flapping",
         }
     }
 }
@@ -133,6 +144,7 @@ impl fmt::Display for BackendReason {
             Self::Replication(fault) => fault.fmt(f),
             Self::ReadOnly => f.write_str("read-only"),
             Self::Maint => f.write_str("in maintenance, not checked"),
+            Self::Flapping => f.write_str("passing, and left out for a while because it flaps"),
         }
     }
 }
@@ -210,7 +222,7 @@ pub enum ChangeReason {
     CaughtUp,
     /// The last swap failed.
     Retry,
-    /// A replica that returned gets more of its share.
+    /// A replica that returned gets more of its share, or one that flapped has waited long enough.
     SlowStart,
     /// An operator took something out or put it back, or the time for that ran out.
     Admin,

@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     health::Verdict,
     ids::BackendId,
-    input::{Access, Admin, PairSpec},
+    input::{Access, Admin, PairSpec, RouteSpec},
     output::{RouteTarget, Share},
     reason::RouteReason,
 };
@@ -39,14 +39,14 @@ pub(crate) type Backends = BTreeMap<BackendId, Backend>;
 /// fit until the checks come to a verdict, so that a restart of the daemon changes nothing by
 /// itself.
 pub(crate) fn answer(
-    access: Access,
+    route: &RouteSpec,
     pair: &PairSpec,
     backends: &Backends,
     presumed: &[BackendId],
 ) -> Answer {
-    match access {
+    match route.access {
         Access::Write => write_answer(&backends[&pair.primary], presumed),
-        Access::Read => read_answer(pair, backends, presumed),
+        Access::Read => read_answer(route.min_replicas, pair, backends, presumed),
     }
 }
 
@@ -73,7 +73,12 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
     }
 }
 
-fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> Answer {
+fn read_answer(
+    min_replicas: u32,
+    pair: &PairSpec,
+    backends: &Backends,
+    presumed: &[BackendId],
+) -> Answer {
     let mut replicas_presumed = false;
     let ready: Vec<Share> = pair
         .replicas
@@ -90,6 +95,16 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
         }
         Verdict::None | Verdict::Down => false,
     });
+    let primary = &backends[&pair.primary];
+    let is_primary_fit = primary.admin == Admin::Ready && primary.health.is_up();
+    let flapping = |share: &Share| backends[&share.backend].damping.waits();
+    let (waiting, mut replicas): (Vec<Share>, Vec<Share>) =
+        replicas.into_iter().partition(flapping);
+    if !replicas.is_empty() && replicas.len() < min_replicas as usize && is_primary_fit {
+        replicas = warmed(replicas, backends);
+        replicas.push(Share::primary(primary.id));
+        return Answer::forward(replicas, RouteReason::TooFewReplicas);
+    }
     if !replicas.is_empty() {
         let reason = if replicas_presumed {
             RouteReason::Restored
@@ -100,7 +115,6 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
         };
         return Answer::forward(warmed(replicas, backends), reason);
     }
-    let primary = &backends[&pair.primary];
     let is_cut_off = |share: &Share| is_cut_off(&backends[&share.backend]);
     let verdict =
         if primary.admin == Admin::Ready { primary.health.verdict() } else { Verdict::Down };
@@ -108,6 +122,9 @@ fn read_answer(pair: &PairSpec, backends: &Backends, presumed: &[BackendId]) -> 
         Verdict::Up => Answer::forward(vec![Share::primary(primary.id)], RouteReason::NoReplicaFit),
         Verdict::None if presumed.contains(&primary.id) => {
             Answer::forward(vec![Share::primary(primary.id)], RouteReason::Restored)
+        }
+        Verdict::None | Verdict::Down if !waiting.is_empty() => {
+            Answer::forward(waiting, RouteReason::ReplicasFlapping)
         }
         Verdict::Down if ready.iter().any(is_cut_off) => {
             let mut replicas = ready;
@@ -157,10 +174,12 @@ fn is_cut_off(replica: &Backend) -> bool {
 pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) -> bool {
     match answer.reason {
         RouteReason::Unchecked => false,
-        RouteReason::NoReplicaFit => pair.replicas.iter().all(|share| {
-            let replica = &backends[&share.backend];
-            replica.admin != Admin::Ready || replica.checked_at.is_some()
-        }),
+        RouteReason::NoReplicaFit | RouteReason::TooFewReplicas => {
+            pair.replicas.iter().all(|share| {
+                let replica = &backends[&share.backend];
+                replica.admin != Admin::Ready || replica.checked_at.is_some()
+            })
+        }
         RouteReason::Restored
         | RouteReason::PrimaryWritable
         | RouteReason::PrimaryDown
@@ -169,6 +188,7 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
         | RouteReason::PrimaryTakenOut
         | RouteReason::ReplicasFit
         | RouteReason::SomeReplicasFit
+        | RouteReason::ReplicasFlapping
         | RouteReason::PrimaryDownReplicasCutOff
         | RouteReason::NoBackendFit => true,
     }
@@ -180,8 +200,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        damping::Damping,
         health::Health,
-        ids::PairId,
+        ids::{PairId, RouteId},
         input::{Channel, Facts, Role},
         moment::Moment,
     };
@@ -260,11 +281,36 @@ mod tests {
     #[test]
     fn a_first_table_waits_for_the_first_result_of_every_replica_before_a_fallback() {
         let (pair, backends) = pair_of(["up rw", "new", "up unfit"]);
-        let fallback = answer(Access::Read, &pair, &backends, &[]);
+        let fallback = answer(&route(Access::Read, 1), &pair, &backends, &[]);
         assert!(!is_decided(&fallback, &pair, &backends), "{fallback:?}");
         let (pair, backends) = pair_of(["up rw", "unknown", "up unfit"]);
-        let fallback = answer(Access::Read, &pair, &backends, &[]);
+        let fallback = answer(&route(Access::Read, 1), &pair, &backends, &[]);
         assert!(is_decided(&fallback, &pair, &backends), "{fallback:?}");
+    }
+
+    #[test]
+    fn the_primary_helps_when_too_few_replicas_are_fit() {
+        let check = |primary, replicas: [&str; 2], expected: &str| {
+            let (pair, backends) = pair_of([primary, replicas[0], replicas[1]]);
+            let answer = answer(&route(Access::Read, 2), &pair, &backends, &[]);
+            assert_eq!(described(&answer), expected);
+        };
+        check("up rw", ["up fit", "up fit"], "1,2 replicas_fit");
+        check("up rw", ["up fit", "down unfit"], "1,0 too_few_replicas");
+        check("down rw", ["up fit", "down unfit"], "1 some_replicas_fit");
+        check("up rw", ["down unfit", "down unfit"], "0 no_replica_fit");
+    }
+
+    #[test]
+    fn replicas_that_flap_serve_only_when_there_is_nothing_else() {
+        check_read("up rw", ["up fit flapping", "up fit"], &[], "2 some_replicas_fit");
+        check_read("up rw", ["up fit flapping", "down unfit"], &[], "0 no_replica_fit");
+        check_read("down rw", ["up fit flapping", "down unfit"], &[], "1 replicas_flapping");
+        check_read("down rw", ["up unfit flapping", "down unfit"], &[], "refuse no_backend_fit");
+    }
+
+    fn route(access: Access, min_replicas: u32) -> RouteSpec {
+        RouteSpec { id: RouteId(0), name: String::new(), access, min_replicas }
     }
 
     fn check_write(primary: &str, presumed: &[u16], expected: &str) {
@@ -285,7 +331,11 @@ mod tests {
         expected: &str,
     ) {
         let presumed: Vec<_> = presumed.iter().map(|&id| BackendId(id)).collect();
-        let answer = answer(access, pair, backends, &presumed);
+        let answer = answer(&route(access, 1), pair, backends, &presumed);
+        assert_eq!(described(&answer), expected);
+    }
+
+    fn described(answer: &Answer) -> String {
         let target = match &answer.target {
             RouteTarget::Forward { backends } => {
                 let ids: Vec<_> =
@@ -294,7 +344,7 @@ mod tests {
             }
             RouteTarget::Refuse { .. } => "refuse".to_string(),
         };
-        assert_eq!(format!("{target} {}", answer.reason.name()), expected);
+        format!("{target} {}", answer.reason.name())
     }
 
     /// Backends 0 (primary), 1 and 2 (replicas), each described by health and then `rw`, `ro`,
@@ -309,6 +359,14 @@ mod tests {
         let backends = pair.backends().zip(descriptions).map(|(id, text)| (id, backend(id, text)));
         let backends = backends.collect();
         (pair, backends)
+    }
+
+    fn flapping() -> Damping {
+        let steps = [Verdict::Up, Verdict::Down, Verdict::Up, Verdict::Down];
+        let times = (1..).map(Moment::from_millis);
+        steps.into_iter().zip(times).fold(Damping::NEW, |damping, (verdict, now)| {
+            damping.after(verdict, Duration::from_secs(10), now)
+        })
     }
 
     fn backend(id: BackendId, description: &str) -> Backend {
@@ -326,6 +384,7 @@ mod tests {
             match word {
                 "fit" => backend.fitness = Health::Up,
                 "unfit" => backend.fitness = Health::Down,
+                "flapping" => backend.damping = flapping(),
                 "cut-off" | "stopped" => {
                     backend.facts = Some(Facts {
                         read_only: true,

@@ -185,6 +185,9 @@ impl World {
             spec.rise = 1 + random.below(3) as u32;
             spec.slow_start =
                 Duration::from_millis([0, 15, 2000, 10_000][random.below(4) as usize]);
+            spec.hold_off = Duration::from_millis([0, 0, 300, 2000][random.below(4) as usize]);
+            spec.routes[usize::from(READS.0)].min_replicas =
+                1 + random.below(replicas.into()) as u32;
             for share in spec.pairs.iter_mut().flat_map(|pair| &mut pair.replicas) {
                 share.weight = [1, 7, 100, 1000][random.below(4) as usize];
             }
@@ -273,8 +276,9 @@ impl World {
                 self.answer_pending();
             }
         }
-        // What is left are the last steps of slow starts, ten of each replica at most.
-        let slowest = self.sites.values().map(|site| site.spec.slow_start).max();
+        // What is left are waits of replicas that flapped and the last steps of slow starts, ten of each replica at most.
+        let slowest =
+            self.sites.values().map(|site| 16 * site.spec.hold_off + site.spec.slow_start).max();
         let warm_at = self.now + slowest.unwrap_or_default();
         while self.policy.deadline().is_some() {
             self.time_out();
@@ -734,7 +738,7 @@ impl World {
             assert!((1..=full).contains(&share.weight), "{share:?} of {full}");
             assert!(share.weight >= full / 10, "{share:?} of {full}");
             if share.weight < full {
-                let is_warm = self.servers[&share.backend].is_warm(spec.slow_start, self.now);
+                let is_warm = self.servers[&share.backend].is_warm(spec, self.now);
                 assert!(!is_warm, "{share:?} of {full} without a reason");
                 slow_starts += 1;
             }
@@ -802,7 +806,7 @@ impl World {
                 // While all are silent nothing moves, shares neither.
                 if is_punctual && !self.is_all_silent(view.id) {
                     let is_full = share.weight == full_weight(&site.spec, share.backend);
-                    let is_warm = server.is_warm(site.spec.slow_start, self.now);
+                    let is_warm = server.is_warm(&site.spec, self.now);
                     assert!(is_full || !is_warm, "{share:?} is stuck");
                 }
             }
@@ -923,8 +927,10 @@ impl Server {
     }
 
     /// Returns whether a replica has its full share by now, whatever it went through.
-    fn is_warm(&self, slow_start: Duration, now: Moment) -> bool {
-        !self.was_ill || self.fit_since.is_some_and(|since| since + slow_start <= now)
+    fn is_warm(&self, spec: &ClusterSpec, now: Moment) -> bool {
+        // One that flaps waits for sixteen times `hold_off` at most.
+        let longest = spec.hold_off * 16 + spec.slow_start;
+        !self.was_ill || self.fit_since.is_some_and(|since| since + longest <= now)
     }
 }
 

@@ -8,6 +8,7 @@
 use crate::{
     backend::Backend,
     flip::Flip,
+    health::Verdict,
     ids::{BackendId, PairId},
     input::{Access, Admin},
     moment::Moment,
@@ -72,7 +73,7 @@ impl Cluster {
             return;
         }
         for backend in self.backends.values_mut() {
-            backend.warm_up(self.spec.slow_start, now);
+            backend.warm_up(&self.spec, now);
         }
     }
 
@@ -81,8 +82,13 @@ impl Cluster {
         if self.all_silent() {
             return None;
         }
-        let warmths = self.backends.values().map(|backend| backend.warmth);
-        warmths.filter_map(|warmth| warmth.deadline(self.spec.slow_start)).min()
+        let due = |backend: &Backend| {
+            let step = backend.warmth.deadline(self.spec.slow_start);
+            // Who is not fit waits for a check, whatever the time.
+            let is_fit = backend.read_verdict() == Verdict::Up;
+            step.into_iter().chain(backend.damping.until().filter(|_| is_fit)).min()
+        };
+        self.backends.values().filter_map(due).min()
     }
 
     /// Asks for a write of the state file if it does not say what it should.
@@ -168,7 +174,7 @@ impl Cluster {
         let routes = self.spec.routes.iter().enumerate();
         routes
             .map(|(index, route)| {
-                routing::answer(route.access, self.pair(pair), &self.backends, presumed(index))
+                routing::answer(route, self.pair(pair), &self.backends, presumed(index))
             })
             .collect()
     }

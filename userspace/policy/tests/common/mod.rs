@@ -34,10 +34,11 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
         timeout: Duration::from_millis(500),
         max_lag: Duration::from_secs(10),
         slow_start: Duration::ZERO,
+        hold_off: Duration::ZERO,
         drain: Drain::Finish,
         routes: vec![
-            RouteSpec { id: WRITES, name: "writes".into(), access: Access::Write },
-            RouteSpec { id: READS, name: "reads".into(), access: Access::Read },
+            RouteSpec { id: WRITES, name: "writes".into(), access: Access::Write, min_replicas: 1 },
+            RouteSpec { id: READS, name: "reads".into(), access: Access::Read, min_replicas: 1 },
         ],
         pairs: pairs.collect(),
     }
