@@ -156,6 +156,8 @@ fn the_reference_shows_every_key() {
         "replicas",
         "weight",
         "slow_start",
+        "hold_off",
+        "min_replicas",
     ] {
         let shown = text.lines().any(|line| {
             // A line of its own, or a part of `{ address = ..., weight = ... }`.

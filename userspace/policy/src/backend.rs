@@ -88,6 +88,10 @@ impl Backend {
             self.checked_at = None;
             self.silent_since = None;
         }
+        if self.role == Role::Replica && admin != Admin::Ready {
+            // Who was taken out comes back with caches as cold as if it had been down.
+            self.warmth = Warmth::Cold;
+        }
         self.admin = admin;
     }
 
@@ -185,7 +189,6 @@ impl Backend {
         if self.role == Role::Replica {
             // An operator's word is no fall.
             self.damping = self.damping.after(self.read_verdict(), spec.hold_off, now);
-            // Who was taken out comes back with caches as cold as if it had been down.
             let serves = self.admin == Admin::Ready && !self.damping.waits();
             let verdict = if serves { self.read_verdict() } else { Verdict::Down };
             self.warmth = self.warmth.after(verdict, spec.slow_start, now);

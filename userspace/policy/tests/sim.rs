@@ -41,10 +41,10 @@ fn the_invariants_hold_in_every_seeded_world() {
     // A simulation in which nothing happens proves nothing.
     if seeds.end - seeds.start >= SEEDS {
         let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed, .. } = seen;
-        let Seen { slow_starts, taken_out, expired, taken_out_cut, .. } = seen;
+        let Seen { slow_starts, taken_out, expired, taken_out_cut, flapping, too_few, .. } = seen;
         let rarest = [
             [flips, refused, undone, ends, restarts, outages].as_slice(),
-            &[swaps_failed, slow_starts, taken_out, expired, taken_out_cut],
+            &[swaps_failed, slow_starts, taken_out, expired, taken_out_cut, flapping, too_few],
         ]
         .concat();
         assert!(rarest.iter().all(|count| *count > SEEDS / 10), "too quiet a world: {seen:?}");
@@ -76,6 +76,9 @@ struct Seen {
     taken_out: u64,
     expired: u64,
     taken_out_cut: u64,
+    /// Moments at which a replica waited because it flapped, and at which the primary helped too few.
+    flapping: u64,
+    too_few: u64,
 }
 
 impl Seen {
@@ -92,6 +95,8 @@ impl Seen {
             taken_out: self.taken_out + other.taken_out,
             expired: self.expired + other.expired,
             taken_out_cut: self.taken_out_cut + other.taken_out_cut,
+            flapping: self.flapping + other.flapping,
+            too_few: self.too_few + other.too_few,
         }
     }
 }
@@ -185,7 +190,7 @@ impl World {
             spec.rise = 1 + random.below(3) as u32;
             spec.slow_start =
                 Duration::from_millis([0, 15, 2000, 10_000][random.below(4) as usize]);
-            spec.hold_off = Duration::from_millis([0, 0, 300, 2000][random.below(4) as usize]);
+            spec.hold_off = Duration::from_millis([0, 300, 2000, 10_000][random.below(4) as usize]);
             spec.routes[usize::from(READS.0)].min_replicas =
                 1 + random.below(replicas.into()) as u32;
             for share in spec.pairs.iter_mut().flat_map(|pair| &mut pair.replicas) {
@@ -358,7 +363,11 @@ impl World {
 
     fn change_server(&mut self) {
         let backend = self.any_backend();
-        let choice = self.random.below(10);
+        let mut choice = self.random.below(10);
+        if self.unlucky() == Some(backend) {
+            let is_healthy = self.servers[&backend].mode == Mode::Healthy;
+            choice = if is_healthy { 4 + choice / 4 } else { 0 };
+        }
         let server = self.server(backend);
         match choice {
             0..4 => server.mode = Mode::Healthy,
@@ -769,8 +778,13 @@ impl World {
     }
 
     /// Checks what must hold between inputs, when the kernel has what the policy wanted.
-    fn judge_rest(&self) {
+    fn judge_rest(&mut self) {
         for view in self.policy.view().clusters {
+            let backends = || view.pairs.iter().flat_map(|pair| &pair.backends);
+            let waits = backends().any(|backend| backend.reason == BackendReason::Flapping);
+            let helps = view.routes.iter().any(|route| route.reason == RouteReason::TooFewReplicas);
+            self.seen.flapping += u64::from(waits);
+            self.seen.too_few += u64::from(helps);
             let site = &self.sites[&view.id];
             let is_moving = self.pending.iter().any(|output| cluster_of(output) == Some(view.id));
             let Some(table) = &site.kernel else { continue };
@@ -832,7 +846,19 @@ impl World {
         checked.peek().is_some() && checked.all(|id| self.servers[id].last_is_silent)
     }
 
+    /// A server that comes and goes.
+    fn unlucky(&self) -> Option<BackendId> {
+        let index = (self.seed / 2) as usize % self.servers.len();
+        self.servers.keys().nth(index).copied().filter(|_| self.seed.is_multiple_of(2))
+    }
+
+    /// In half of the worlds one server has most of the trouble.
     fn any_backend(&mut self) -> BackendId {
+        if let Some(unlucky) = self.unlucky()
+            && self.random.below(4) > 0
+        {
+            return unlucky;
+        }
         let index = self.random.below(self.servers.len() as u64) as usize;
         *self.servers.keys().nth(index).expect("there are servers")
     }

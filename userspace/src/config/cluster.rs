@@ -27,6 +27,7 @@ pub(super) const CLUSTER: Schema = Schema {
         "failover",
         "no_backend",
         "slow_start",
+        "hold_off",
         "check",
         "drain",
         "timeouts",
@@ -73,7 +74,7 @@ pub(super) const TIMEOUTS: Schema = Schema {
 
 pub(super) const ROUTE: Schema = Schema {
     header: "[[cluster.route]]",
-    keys: &["name", "vip", "access", "allow", "deny"],
+    keys: &["name", "vip", "access", "min_replicas", "allow", "deny"],
     unsupported: &[(
         "failback",
         "remove it: new connections return to a replica as soon as it is fit",
@@ -115,6 +116,11 @@ const CLOSING_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duratio
 const DEFAULT_SLOW_START: Duration = Duration::ZERO;
 /// Caches are warm after an hour.
 const SLOW_START_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Longer than a restart that goes wrong once, shorter than anybody waits for.
+const DEFAULT_HOLD_OFF: Duration = Duration::from_secs(10);
+/// Sixteen times as long at most: most of a day.
+const HOLD_OFF_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const DEFAULT_MIN_REPLICAS: u32 = 1;
 const DEFAULT_WEIGHT: u32 = 100;
 /// A tenth of the default is a small server's; ten times it leaves room for a large one.
 const WEIGHT_RANGE: RangeInclusive<u32> = 1..=1000;
@@ -167,6 +173,9 @@ fn read(
     let slow_start = section.optional(reader, "slow_start", DEFAULT_SLOW_START, |reader, field| {
         field.parse(reader, "\"30s\"", |text| value::duration(text, SLOW_START_RANGE))
     });
+    let hold_off = section.optional(reader, "hold_off", DEFAULT_HOLD_OFF, |reader, field| {
+        field.parse(reader, "\"10s\"", |text| value::duration(text, HOLD_OFF_RANGE))
+    });
     let check = section
         .require(reader, "check", "add a [cluster.check] section with user and password_file")
         .and_then(|field| read_check(reader, &field, secrets));
@@ -194,6 +203,7 @@ fn read(
         check: check?,
         drain: drain?,
         slow_start: slow_start?,
+        hold_off: hold_off?,
         timeouts: timeouts?,
         routes: routes?,
         pairs: pairs?,
@@ -399,6 +409,16 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
         section.require(reader, "access", "add access = \"write\" or access = \"read\"").and_then(
             |field| field.choose(reader, &[("write", Access::Write), ("read", Access::Read)], &[]),
         );
+    let min_replicas =
+        section.optional(reader, "min_replicas", DEFAULT_MIN_REPLICAS, |reader, field| {
+            let count = field.integer(reader, DEFAULT_MIN_REPLICAS, 1..=REPLICAS_MAX as u32)?;
+            if access == Some(Access::Write) {
+                let remedy = "remove it: writes go to the primary alone";
+                reader.report(&field.place, Fault::new("belongs to access = \"read\"", remedy));
+                return None;
+            }
+            Some(count)
+        });
     let allow = section.optional(reader, "allow", Vec::new(), |reader, field| {
         let networks = field.distinct(reader, "[\"10.0.0.0/8\"]", ALLOW_MAX, value::network)?;
         Some(
@@ -420,7 +440,14 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
         }
         Some(deny)
     });
-    Some(Route { name: name?, vip: vip?, access: access?, allow: allow?, deny: deny? })
+    Some(Route {
+        name: name?,
+        vip: vip?,
+        access: access?,
+        min_replicas: min_replicas?,
+        allow: allow?,
+        deny: deny?,
+    })
 }
 
 fn read_pairs(reader: &mut Reader, census: &mut Census, field: &Field) -> Option<Vec<Pair>> {

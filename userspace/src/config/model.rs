@@ -66,6 +66,8 @@ pub struct Cluster {
     pub drain: DrainConfig,
     /// Time over which a replica that returns gets its full share; zero gives it at once.
     pub slow_start: Duration,
+    /// How long a replica that flaps is left out at first; zero never leaves it out.
+    pub hold_off: Duration,
     pub timeouts: Timeouts,
     /// At least one of them a write route; VIPs are unique in the daemon.
     pub routes: Vec<Route>,
@@ -186,6 +188,8 @@ pub struct Route {
     pub name: String,
     pub vip: SocketAddr,
     pub access: Access,
+    /// Of a read route: with fewer fit replicas than this the primary serves as well.
+    pub min_replicas: u32,
     /// Who may connect, without host bits and each once; empty means everybody.
     pub allow: Vec<Network>,
     /// What the others get.

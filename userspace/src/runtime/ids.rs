@@ -100,6 +100,7 @@ impl Ids {
             timeout: cluster.check.timeout,
             max_lag: cluster.check.max_lag,
             slow_start: cluster.slow_start,
+            hold_off: cluster.hold_off,
             drain: match cluster.drain.mode {
                 // `Config::warnings` says so.
                 DrainMode::Finish | DrainMode::Idle => Drain::Finish,
@@ -116,6 +117,7 @@ impl Ids {
                         config::Access::Write => Access::Write,
                         config::Access::Read => Access::Read,
                     },
+                    min_replicas: route.min_replicas,
                 })
                 .collect(),
             pairs: cluster

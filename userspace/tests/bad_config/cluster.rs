@@ -261,4 +261,11 @@ slow_start = "0""#)],
         errors: r#"bad.toml:6:14: cluster[main].slow_start: "0" has no unit
     add one of ms, s, m, h, d, as in "0s""#,
     },
+    Case {
+        name: "too long a hold-off",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+hold_off = "1d""#)],
+        errors: r#"bad.toml:6:12: cluster[main].hold_off: "1d" is too long
+    write a duration from 0s to 1h"#,
+    },
 ];

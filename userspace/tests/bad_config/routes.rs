@@ -246,6 +246,13 @@ deny = "drop""#)],
     add allow = ["10.0.0.0/8"] with the networks that may connect"#,
     },
     Case {
+        name: "a write route that wants replicas",
+        changes: &[(r#"access = "write""#, r#"access = "write"
+min_replicas = 2"#)],
+        errors: r#"bad.toml:15:16: cluster[main].route[writes].min_replicas: belongs to access = "read"
+    remove it: writes go to the primary alone"#,
+    },
+    Case {
         name: "33 routes",
         changes: &[(r#"[[cluster.route]]
 name = "reads"
