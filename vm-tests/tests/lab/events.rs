@@ -28,18 +28,15 @@ fn the_journal_tells_in_order_why_a_replica_went_down_and_that_the_daemon_was_st
     }
     let down = &before[before.iter().position(is_down).unwrap()];
     assert!(text(down).starts_with(&format!("{address} went from ")), "{down}");
-    assert!(text(down).ends_with(" to down: connection refused"), "{down}");
+    assert!(text(down).contains(" to down: connection refused ("), "{down}");
     assert_eq!(down["severity"], "error", "{down}");
     assert_eq!(down["facts"]["backend"], address.as_str(), "{down}");
     assert_eq!(down["facts"]["health"], "down", "{down}");
     assert_eq!(down["facts"]["read_only"], true, "as last seen: {down}");
     assert_eq!(down["facts"]["server_version"], replica["server_version"], "{down}");
-    let start = &events[before.len()];
-    assert_eq!(
-        (&start["kind"], &start["severity"]),
-        (&"started".into(), &"info".into()),
-        "{start}"
-    );
+    let mut since = events[before.len()..].iter();
+    let start = since.find(|event| event["kind"] == "started").expect("the daemon was started");
+    assert!(text(start).contains("as the kernel forwards"), "{start}");
     assert_eq!(before[0]["kind"], "started");
 
     let page = daemon.ctl(&["events", "--cluster", "main"]).unwrap();
