@@ -1,4 +1,4 @@
-//! The read-only listener: status, flows, health and metrics for monitoring.
+//! The read-only listener: status, flows, events, health and metrics for monitoring.
 //!
 //! It has no permissions, so whoever reaches it must be able neither to change anything nor to keep
 //! the daemon from its work: connections and the work they cause are bounded.
@@ -26,8 +26,8 @@ use tokio::{
 
 use crate::control::{
     Request,
-    protocol::{API_VERSION, ApiError, Flows, Status, Version},
-    server::{current_status, list_flows, no_query},
+    protocol::{API_VERSION, ApiError, Events, Flows, Status, Version},
+    server::{current_status, list_events, list_flows, no_query},
 };
 
 /// Connections at a time; more wait in the kernel's queue. File descriptors are for the checks.
@@ -43,7 +43,7 @@ const STATUS_AGE_MAX: Duration = Duration::from_millis(250);
 /// Wait after the kernel has no connection for us because descriptors or memory are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-const REMEDY: &str = "here are GET /health, /metrics, /v1/version, /v1/status and /v1/flows; \
+const REMEDY: &str = "here are GET /health, /metrics, /v1/version, /v1/status, /v1/flows and /v1/events; \
      commands go to the unix socket (daemon.control), as the pairflip command does";
 
 /// The runtime as this listener may use it: one question at a time.
@@ -93,6 +93,7 @@ fn router(source: Source) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/flows", get(flows))
+        .route("/v1/events", get(events))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .with_state(source)
@@ -115,6 +116,11 @@ impl Source {
         let _one_at_a_time = self.latest.lock().await;
         list_flows(&self.requests, uri).await
     }
+
+    async fn events(&self, uri: &Uri) -> Result<Events, ApiError> {
+        let _one_at_a_time = self.latest.lock().await;
+        list_events(&self.requests, uri).await
+    }
 }
 
 async fn version(uri: Uri) -> Result<Json<Version>, ApiError> {
@@ -129,6 +135,10 @@ async fn status(State(source): State<Source>, uri: Uri) -> Result<Json<Status>, 
 
 async fn flows(State(source): State<Source>, uri: Uri) -> Result<Json<Flows>, ApiError> {
     source.flows(&uri).await.map(Json)
+}
+
+async fn events(State(source): State<Source>, uri: Uri) -> Result<Json<Events>, ApiError> {
+    source.events(&uri).await.map(Json)
 }
 
 /// 200 when every write route forwards, 503 with the reasons otherwise. Parameters are ignored, as

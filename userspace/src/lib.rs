@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod http;
+pub mod journal;
 pub mod net;
 pub mod runtime;
 pub mod state;

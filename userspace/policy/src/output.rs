@@ -330,6 +330,53 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// Returns the word used in JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::HealthChanged { .. } => "health_changed",
+            Self::FitnessChanged { .. } => "fitness_changed",
+            Self::ReadOnlyChanged { .. } => "read_only_changed",
+            Self::CheckImpaired { .. } => "check_impaired",
+            Self::AllChecksFailing => "all_checks_failing",
+            Self::ChecksAnswering => "checks_answering",
+            Self::RouteChanged { .. } => "route_changed",
+            Self::SwapFailed { .. } => "swap_failed",
+            Self::PersistFailed { .. } => "persist_failed",
+            Self::FlipStarted { .. } => "flip_started",
+            Self::FlipDone { .. } => "flip_done",
+            Self::FlipRefused { .. } => "flip_refused",
+            Self::AdminChanged { .. } => "admin_changed",
+            Self::Ignored { .. } => "ignored",
+        }
+    }
+
+    /// Returns the backend that the event is about, if it is about one.
+    #[must_use]
+    pub const fn backend(&self) -> Option<BackendId> {
+        match self {
+            Self::HealthChanged { backend, .. }
+            | Self::FitnessChanged { backend, .. }
+            | Self::ReadOnlyChanged { backend, .. }
+            | Self::CheckImpaired { backend, .. }
+            | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
+            Self::AdminChanged { target: AdminTarget::Pair(_), .. }
+            | Self::Started { .. }
+            | Self::AllChecksFailing
+            | Self::ChecksAnswering
+            | Self::RouteChanged { .. }
+            | Self::SwapFailed { .. }
+            | Self::PersistFailed { .. }
+            | Self::FlipStarted { .. }
+            | Self::FlipDone { .. }
+            | Self::FlipRefused { .. }
+            | Self::Ignored { .. } => None,
+        }
+    }
+}
+
 /// How much attention an event asks for; the log level.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Severity {
@@ -339,6 +386,19 @@ pub enum Severity {
     Warning,
     /// Clients are, or will be, turned away.
     Error,
+}
+
+impl Severity {
+    /// Returns the word used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
 }
 
 impl Event {

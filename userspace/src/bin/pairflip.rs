@@ -4,6 +4,7 @@ use std::{
     env,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -11,13 +12,14 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Method;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pairflip::{
     config::{self, ConfigErrors},
     control::{
         client::{ClientError, request},
         protocol::{
-            AdminRequest, AdminState, ApiError, Drain, ErrorBody, FlipRequest, Flows, Status,
-            Unloaded,
+            AdminRequest, AdminState, ApiError, Drain, ErrorBody, Event, Events, FlipRequest,
+            Flows, Status, Unloaded,
         },
         render::{self, Style},
         server::safe_flip_not_supported,
@@ -127,6 +129,20 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Shows what happened, oldest first: changes of health, routes and admin states, flips, and why.
+    ///
+    /// Times are UTC. The daemon keeps the last thousands of events, also over restarts.
+    Events {
+        /// Goes on with each event as it happens, until Ctrl-C.
+        #[arg(long)]
+        follow: bool,
+        /// Only those of this cluster.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+        /// Show the last N, to begin with [default: 100].
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// Checks a configuration and says what it amounts to. Needs no daemon, changes nothing.
     Check {
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
@@ -235,6 +251,19 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             };
             if watch { repeat(once, json).await } else { once().await }
         }
+        Command::Events { follow, cluster, limit } => {
+            let cluster = cluster.map(|cluster| format!("cluster={}", percent_encoded(&cluster)));
+            let limit = limit.map(|limit| format!("limit={limit}"));
+            let query: Vec<String> = cluster.clone().into_iter().chain(limit).collect();
+            let events: Events = get(&socket, &format!("/v1/events?{}", query.join("&"))).await?;
+            if follow {
+                return follow_events(&socket, json, events, cluster).await;
+            }
+            show(&events, json, |events| match &events.events[..] {
+                [] => "no events".to_owned(),
+                events => render::events(events, style()),
+            })
+        }
         Command::Check { config } => {
             show(&Summary::new(&config::load(&config)?), json, Summary::text)
         }
@@ -301,6 +330,62 @@ async fn repeat(
     }
 }
 
+/// Prints events, and those that follow, as long as somebody reads. A daemon that does not answer is waited for: numbers outlive it.
+async fn follow_events(
+    socket: &Path,
+    json: bool,
+    first: Events,
+    cluster: Option<String>,
+) -> Result<String, Failure> {
+    let cluster = cluster.map_or_else(String::new, |cluster| format!("&{cluster}"));
+    let mut after = first.last;
+    let mut answer: Result<Events, ClientError> = Ok(first);
+    let mut was_silent = false;
+    loop {
+        let is_silent = answer.is_err();
+        match answer {
+            Ok(Events { events, last }) => {
+                if !print(&event_lines(&events, json)?) {
+                    return Ok(String::new());
+                }
+                // Smaller numbers than before: a journal that began anew.
+                after = if last < after {
+                    0
+                } else {
+                    events.last().map_or(after, |event| event.number.max(after))
+                };
+            }
+            Err(error) if !was_silent => {
+                _ = write(io::stderr(), &error_text(error.into_api(), json))
+            }
+            Err(_) => {}
+        }
+        was_silent = is_silent;
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        if !has_reader() {
+            return Ok(String::new());
+        }
+        answer = get(socket, &format!("/v1/events?after={after}{cluster}")).await;
+    }
+}
+
+/// As JSON an object on each line.
+fn event_lines(events: &[Event], json: bool) -> Result<String, Failure> {
+    if !json {
+        return Ok(render::events(events, style()));
+    }
+    events.iter().map(|event| Ok(json_text(event, serde_json::to_string)? + "\n")).collect()
+}
+
+/// Whether a pipe at standard output has another end; nothing is written for hours in a quiet night.
+fn has_reader() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut polled, PollTimeout::ZERO).is_err()
+        || !polled[0].revents().is_some_and(|events| events.intersects(gone))
+}
+
 /// From the first line on, over what was there: no moment of an empty screen.
 fn in_place(text: &str) -> String {
     format!("\x1b[H{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
@@ -343,7 +428,14 @@ fn show<T: Serialize>(
     if !json {
         return Ok(text(value));
     }
-    serde_json::to_string_pretty(value).map_err(|error| Failure {
+    json_text(value, serde_json::to_string_pretty)
+}
+
+fn json_text<T: Serialize>(
+    value: &T,
+    form: impl FnOnce(&T) -> serde_json::Result<String>,
+) -> Result<String, Failure> {
+    form(value).map_err(|error| Failure {
         error: ApiError::new("broken", format!("writing the answer as JSON: {error}"), ""),
         code: EXIT_FAILED,
     })
@@ -487,6 +579,9 @@ mod tests {
             ("flows --backend 10.0.1.11", ErrorKind::ValueValidation),
             ("flows --limit many", ErrorKind::ValueValidation),
             ("flows --limit -1", ErrorKind::UnknownArgument),
+            ("events --limit many", ErrorKind::ValueValidation),
+            ("events --follow=yes", ErrorKind::TooManyValues),
+            ("events --after 7", ErrorKind::UnknownArgument),
             ("check --config", ErrorKind::InvalidValue),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");

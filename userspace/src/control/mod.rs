@@ -13,7 +13,8 @@ pub mod summary;
 use tokio::sync::oneshot;
 
 use protocol::{
-    AdminDone, AdminRequest, ApiError, FlipDone, FlipRequest, Flows, FlowsQuery, Status, Unloaded,
+    AdminDone, AdminRequest, ApiError, Events, EventsQuery, FlipDone, FlipRequest, Flows,
+    FlowsQuery, Status, Unloaded,
 };
 
 /// A request for the runtime, with the way back. A client that went away leaves `reply` closed.
@@ -22,6 +23,7 @@ pub enum Request {
     Status { reply: oneshot::Sender<Result<Status, ApiError>> },
     Flip { flip: FlipRequest, reply: oneshot::Sender<Result<FlipDone, ApiError>> },
     Flows { query: FlowsQuery, reply: oneshot::Sender<Result<Flows, ApiError>> },
+    Events { query: EventsQuery, reply: oneshot::Sender<Result<Events, ApiError>> },
     Admin { admin: AdminRequest, reply: oneshot::Sender<Result<AdminDone, ApiError>> },
     Unload { reply: oneshot::Sender<Result<Unloaded, ApiError>> },
 }

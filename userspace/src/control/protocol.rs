@@ -310,6 +310,60 @@ pub struct Flow {
     pub server_bytes: u64,
 }
 
+/// Query of `GET /v1/events`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// Only events with a larger number, the first `limit` of them. Without it the last ones, to begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// How many to list at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Name of a cluster; only its events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// Answer to `GET /v1/events`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Number of the newest event there is, listed or not; 0 before the first.
+    pub last: u64,
+}
+
+/// Something that happened; also a line of the journal.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Event {
+    /// Grows by one with each event, for ever.
+    pub number: u64,
+    /// UTC, in the form of RFC 3339.
+    pub time: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// One word: `health_changed`, `route_changed`, `flip_done` and so on.
+    pub kind: String,
+    /// `info`, `warning` or `error`.
+    pub severity: String,
+    /// A sentence with the reason.
+    pub text: String,
+    /// How the backend was at that moment; of events that are about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<EventFacts>,
+}
+
+/// A backend at the moment of an event; as in [`BackendStatus`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct EventFacts {
+    pub backend: String,
+    pub health: String,
+    pub read_only: Option<bool>,
+    pub lag_seconds: Option<f64>,
+    pub server_version: Option<String>,
+}
+
 /// Body of `POST /v1/unload`: none, or `{}`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

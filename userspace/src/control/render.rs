@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use pairflip_common::counter::Counter;
 
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, FlipDone, Flows,
-    PairStatus, RouteStatus, Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FlipDone,
+    Flows, PairStatus, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -103,6 +103,24 @@ pub fn flows(flows: &Flows, style: Style) -> String {
         total => format!("{listed} of {total} flows; more with --limit"),
     };
     page.line(Tone::Neutral, &text);
+    page.text
+}
+
+/// One line per event; nothing where there is none.
+pub fn events(events: &[Event], style: Style) -> String {
+    let mut page = Page { text: String::new(), style };
+    for event in events {
+        let Event { time, cluster, severity, text, .. } = event;
+        let tone = match severity.as_str() {
+            "error" => Tone::Bad,
+            "warning" => Tone::Odd,
+            _ => Tone::Neutral,
+        };
+        page.paint(Tone::Neutral, &format!("{}  ", printable(time)));
+        page.paint(tone, &format!("{:<7}", printable(severity)));
+        let cluster = cluster.as_deref().unwrap_or("-");
+        page.line(Tone::Neutral, &format!("  {cluster}  {text}"));
+    }
     page.text
 }
 
@@ -344,7 +362,7 @@ fn backend_row(pair: &PairStatus, backend: &BackendStatus) -> [Cell; 10] {
 }
 
 /// Who said so, until when and why: `drain by dba until 2026-11-25T10:00:00Z: new disk`.
-fn taken_out(admin: &AdminStatus) -> String {
+pub(crate) fn taken_out(admin: &AdminStatus) -> String {
     let AdminStatus { state, until, by, note, .. } = admin;
     let until = until.map_or_else(String::new, |until| format!(" until {}", utc(until)));
     let note = if note.is_empty() { String::new() } else { format!(": {note}") };
@@ -453,6 +471,30 @@ warning: mind the gap
             assert!(coloured.contains(painted), "{painted:?} is not in\n{coloured}");
         }
         assert_eq!(without_colour(&coloured), status(&example::status(), Style::Plain));
+    }
+
+    #[test]
+    fn events_are_coloured_by_severity_and_cannot_steer_the_terminal() {
+        let event = |severity: &str, text: &str| Event {
+            number: 7,
+            time: "2026-11-25T10:00:00.123Z".into(),
+            cluster: Some("main".into()),
+            kind: "health_changed".into(),
+            severity: severity.into(),
+            text: text.into(),
+            facts: None,
+        };
+        let list = [event("error", "a is down"), event("warning", "b\x1b[2J"), event("info", "c")];
+        let expected = "\
+2026-11-25T10:00:00.123Z  error    main  a is down
+2026-11-25T10:00:00.123Z  warning  main  b?[2J
+2026-11-25T10:00:00.123Z  info     main  c
+";
+        assert_eq!(events(&list, Style::Plain), expected);
+        let coloured = events(&list, Style::Colour);
+        assert!(coloured.contains("\x1b[1;31merror  \x1b[0m"), "{coloured:?}");
+        assert!(coloured.contains("\x1b[33mwarning\x1b[0m"), "{coloured:?}");
+        assert_eq!(without_colour(&coloured), expected);
     }
 
     #[test]

@@ -20,8 +20,8 @@ use tokio::{
 use super::{
     Request,
     protocol::{
-        API_VERSION, AdminDone, AdminRequest, ApiError, ErrorBody, FlipDone, FlipRequest, Flows,
-        FlowsQuery, Status, UnloadRequest, Unloaded, Version,
+        API_VERSION, AdminDone, AdminRequest, ApiError, ErrorBody, Events, EventsQuery, FlipDone,
+        FlipRequest, Flows, FlowsQuery, Status, UnloadRequest, Unloaded, Version,
     },
 };
 
@@ -36,8 +36,12 @@ const FLIP_BODY: &str = "send {\"route_only\": true} and, as needed, \"to\": PAI
 const ADMIN_BODY: &str = "send {\"target\": PAIR or \"ADDRESS:PORT\", \"state\": \"ready\", \"drain\" or \"maint\"} and, as needed, \
      \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": true";
 
-const COMMANDS: &str =
-    "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip, /v1/admin and /v1/unload";
+const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; \
+     POST /v1/flip, /v1/admin and /v1/unload";
+
+const FLOWS_PARAMETERS: &str = "backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER";
+
+const EVENTS_PARAMETERS: &str = "after=NUMBER, limit=NUMBER and cluster=NAME";
 
 type Requests = mpsc::Sender<Request>;
 
@@ -63,6 +67,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/flows", get(flows))
+        .route("/v1/events", get(events))
         .route("/v1/flip", post(flip))
         .route("/v1/admin", post(admin))
         .route("/v1/unload", post(unload))
@@ -84,6 +89,10 @@ async fn status(State(requests): State<Requests>, uri: Uri) -> Result<Json<Statu
 
 async fn flows(State(requests): State<Requests>, uri: Uri) -> Result<Json<Flows>, ApiError> {
     list_flows(&requests, &uri).await.map(Json)
+}
+
+async fn events(State(requests): State<Requests>, uri: Uri) -> Result<Json<Events>, ApiError> {
+    list_events(&requests, &uri).await.map(Json)
 }
 
 async fn flip(
@@ -128,16 +137,14 @@ pub(crate) async fn current_status(requests: &Requests) -> Result<Status, ApiErr
 
 /// Answers `GET /v1/flows`, whose parameters are in `uri`.
 pub(crate) async fn list_flows(requests: &Requests, uri: &Uri) -> Result<Flows, ApiError> {
-    let Query(query): Query<FlowsQuery> = Query::try_from_uri(uri).map_err(|rejection| {
-        let text = rejection.body_text();
-        let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
-        ApiError::new(
-            "bad_query",
-            format!("the query is not what /v1/flows takes: {reason}"),
-            "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once",
-        )
-    })?;
+    let query: FlowsQuery = parse_query(uri, FLOWS_PARAMETERS)?;
     ask(requests, |reply| Request::Flows { query, reply }).await
+}
+
+/// Answers `GET /v1/events`, whose parameters are in `uri`.
+pub(crate) async fn list_events(requests: &Requests, uri: &Uri) -> Result<Events, ApiError> {
+    let query: EventsQuery = parse_query(uri, EVENTS_PARAMETERS)?;
+    ask(requests, |reply| Request::Events { query, reply }).await
 }
 
 /// What a flip without `route_only` is told; the controller says the same without asking.
@@ -172,6 +179,19 @@ pub(crate) fn no_query(uri: &Uri) -> Result<(), ApiError> {
             "leave out everything from the question mark on; commands take a JSON body",
         )),
     }
+}
+
+fn parse_query<T: DeserializeOwned>(uri: &Uri, parameters: &str) -> Result<T, ApiError> {
+    let Query(query) = Query::try_from_uri(uri).map_err(|rejection| {
+        let text = rejection.body_text();
+        let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
+        ApiError::new(
+            "bad_query",
+            format!("the query is not what {} takes: {reason}", uri.path()),
+            format!("parameters are {parameters}, each at most once"),
+        )
+    })?;
+    Ok(query)
 }
 
 fn unread_body(rejection: BytesRejection) -> ApiError {

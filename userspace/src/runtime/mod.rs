@@ -5,6 +5,7 @@
 
 mod admin;
 mod end;
+mod events;
 mod flow_log;
 mod host;
 mod ids;
@@ -41,6 +42,7 @@ use crate::{
     config::{Config, Timeouts},
     control,
     dataplane::{DataPlane, SweepLimits},
+    journal::Journal,
     net::{frames::FrameSender, links::Network},
     state::{State, StateDir},
 };
@@ -67,6 +69,7 @@ struct Runtime {
     dataplane: DataPlane,
     state_dir: StateDir,
     state: State,
+    journal: Journal,
     started: Instant,
     pacers: BTreeMap<BackendId, Pacer>,
     /// How backends are reached, for the frames that end flows.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use pairflip_policy::{
-    ApplyError, BackendId, ClusterId, Event, Input, Output, Pace, PairId, PersistError,
-    PersistReason, RouteTable, RouteTarget, Severity,
+    ApplyError, BackendId, ClusterId, Input, Output, Pace, PairId, PersistError, PersistReason,
+    RouteTable, RouteTarget,
 };
 
 use super::{Runtime, host::forwarding};
@@ -49,7 +49,7 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
             None
         }
         Output::Event(event) => {
-            log(runtime, &event);
+            runtime.tell(&event);
             None
         }
     }
@@ -133,19 +133,5 @@ fn set_pace(runtime: &mut Runtime, backend: BackendId, pace: Pace) {
     };
     if let Some(pacer) = runtime.pacers.get(&backend) {
         pacer.pace.send_replace(interval);
-    }
-}
-
-fn log(runtime: &Runtime, event: &Event) {
-    let cluster = event
-        .cluster
-        .and_then(|id| runtime.config.clusters.get(usize::from(id.0)))
-        .map_or("-", |cluster| cluster.name.as_str());
-    let text = super::status::describe(runtime, event);
-    match event.severity() {
-        Severity::Debug => tracing::debug!(cluster, "{text}"),
-        Severity::Info => tracing::info!(cluster, "{text}"),
-        Severity::Warning => tracing::warn!(cluster, "{text}"),
-        Severity::Error => tracing::error!(cluster, "{text}"),
     }
 }

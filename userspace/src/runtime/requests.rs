@@ -76,6 +76,7 @@ impl Runtime {
             Request::Flows { query, reply } => {
                 _ = reply.send(tokio::task::block_in_place(|| self.flows(&query)));
             }
+            Request::Events { query, reply } => _ = reply.send(self.events(&query)),
             Request::Flip { flip, reply } => self.flip(flip, reply),
             Request::Admin { admin, reply } => _ = reply.send(self.set_admin(&admin)),
             Request::Unload { reply } => {

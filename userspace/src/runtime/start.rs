@@ -28,6 +28,7 @@ use crate::{
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
     http,
+    journal::Journal,
     net::{frames::FrameSender, links, ports},
     state::{State, StateDir},
 };
@@ -55,6 +56,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     // Before anything forwards: a port of the kernel's must not become a flow's.
     reserve_ports(&config, &mut state)?;
     state_dir.save(&state)?;
+    let journal = Journal::open(&config.daemon.state_dir);
 
     let (request_sender, requests) = mpsc::channel(QUEUE);
     let server = control::server::bind(&config.daemon.control)?;
@@ -82,6 +84,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         dataplane,
         state_dir,
         state,
+        journal,
         started,
         pacers,
         hops: BTreeMap::new(),

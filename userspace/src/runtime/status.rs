@@ -13,7 +13,7 @@ use crate::{
         ApiError, BackendStatus, ClusterStatus, DaemonStatus, InterfaceStatus, PairStatus,
         RouteStatus, Status, TrafficStatus,
     },
-    control::render::with_weights,
+    control::render::{taken_out, with_weights},
     dataplane::FlowCounts,
 };
 
@@ -156,7 +156,7 @@ fn backend(
 }
 
 /// A replica that is alive and not fit for reads is neither up nor down.
-fn health(view: &BackendView) -> &'static str {
+pub(super) fn health(view: &BackendView) -> &'static str {
     match (view.health, view.fitness) {
         (Health::Up, Some(Health::Down)) => "unfit",
         (health, _) => health_name(health),
@@ -173,7 +173,7 @@ fn health_name(health: Health) -> &'static str {
     }
 }
 
-fn address(runtime: &Runtime, id: BackendId) -> String {
+pub(super) fn address(runtime: &Runtime, id: BackendId) -> String {
     debug_assert!(u32::from(id.0) < BACKENDS_MAX);
     runtime.ids.address(id).map_or_else(|| id.to_string(), |address| address.to_string())
 }
@@ -246,7 +246,12 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
             let name = event.cluster.map_or_else(String::new, |id| runtime.target_name(id, *target));
             match (to, expired) {
                 (Admin::Ready, true) => format!("{name} is ready again: the time given is over"),
-                (to, _) => format!("{name} is in admin state {}", to.name()),
+                (Admin::Ready, false) => format!("{name} is ready again: an operator says so"),
+                (Admin::Drain | Admin::Maint, _) => {
+                    let said = event.cluster.map(|id| runtime.admin_status(id, *target));
+                    let said = said.map_or_else(|| to.name().to_owned(), |said| taken_out(&said));
+                    format!("{name} is taken out: {said}")
+                }
             }
         }
         EventKind::Ignored { reason } => format!("ignored: {reason}"),

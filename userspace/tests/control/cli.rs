@@ -2,13 +2,15 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use pairflip::control::protocol::{
-    AdminDone, AdminState, Drain, ErrorBody, FlipDone, Flows, Status, Unloaded,
+    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Status, Unloaded,
 };
 
 use crate::runtime::{Daemon, Heard, status};
@@ -108,10 +110,108 @@ fn flows_are_filtered_by_the_daemon() {
         .into_iter()
         .map(|heard| match heard {
             Heard::Flows(query) => (query.backend, query.limit),
-            Heard::Status | Heard::Flip(_) | Heard::Admin(_) | Heard::Unload => panic!("{heard:?}"),
+            Heard::Status | Heard::Flip(_) | Heard::Admin(_) | Heard::Events(_) | Heard::Unload => {
+                panic!("{heard:?}")
+            }
         })
         .collect();
     assert_eq!(queries, [(Some("10.0.1.12:3306".to_owned()), None), (None, Some(1))]);
+}
+
+#[test]
+fn events_are_lines_or_json() {
+    let daemon = Daemon::start();
+    assert_eq!(said(&run(&daemon.socket, &["events"]), 0), "no events\n");
+    daemon.event("it rains");
+    daemon.event("it pours");
+    let line = |text: &str| format!("2026-11-25T10:00:00.123Z  info     main  {text}\n");
+    let expected = line("it rains") + &line("it pours");
+    assert_eq!(said(&run(&daemon.socket, &["events"]), 0), expected);
+    let last = said(&run(&daemon.socket, &["events", "--limit", "1", "--cluster", "main"]), 0);
+    assert_eq!(last, line("it pours"));
+    let json = said(&run(&daemon.socket, &["events", "--json"]), 0);
+    let Events { events, last } = serde_json::from_str(&json).unwrap();
+    assert_eq!((events.len(), events[1].number, last), (2, 2, 2));
+}
+
+#[test]
+fn events_are_followed_over_a_crash_of_the_daemon_without_a_gap() {
+    let daemon = Daemon::start();
+    daemon.event("of yesterday");
+    daemon.event("first");
+    let arguments = ["events", "--follow", "--limit", "1", "--cluster", "main", "--json"];
+    let mut child = spawn(&daemon.socket, &arguments);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Event { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next().text, "first");
+    daemon.event("second");
+    assert_eq!(next().text, "second");
+    let directory = daemon.crash();
+    let mut complaints = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !complaints.next().unwrap().unwrap().contains("not_running") {}
+    let daemon = Daemon::start_in(directory, status(&[]));
+    daemon.event("third");
+    let third = next();
+    assert_eq!((third.text.as_str(), third.number), ("third", 4));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_journal_that_began_anew_is_followed_from_its_beginning() {
+    let daemon = Daemon::start();
+    daemon.event("of yesterday");
+    daemon.event("first");
+    let mut child = spawn(&daemon.socket, &["events", "--follow", "--limit", "0"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    asked_twice(&daemon);
+    let directory = daemon.crash();
+    fs::remove_file(directory.path().join("events.jsonl")).unwrap();
+    let daemon = Daemon::start_in(directory, status(&[]));
+    daemon.event("of today");
+    assert!(lines.next().unwrap().unwrap().ends_with("  main  of today"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn who_follows_events_ends_with_its_reader_also_when_nothing_happens() {
+    let daemon = Daemon::start();
+    daemon.event("first");
+    let mut child = spawn(&daemon.socket, &["events", "--follow"]);
+    let mut stdout: BufReader<ChildStdout> = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    drop(stdout);
+    assert_eq!(ended(&mut child), Some(0));
+}
+
+fn spawn(socket: &Path, arguments: &[&str]) -> Child {
+    let mut command = command(socket, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Whoever asks again has its first answer.
+fn asked_twice(daemon: &Daemon) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while daemon.heard().len() < 2 {
+        assert!(Instant::now() < deadline, "nobody asked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Its exit code; it has some seconds.
+fn ended(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it runs on");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

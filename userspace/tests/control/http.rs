@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pairflip::control::protocol::{ErrorBody, Flows, Status, Version};
+use pairflip::control::protocol::{ErrorBody, Events, Flows, Status, Version};
 
 use crate::runtime::{Answer, Daemon, Heard, over_tcp, request, status};
 
-const REMEDY: &str = "here are GET /health, /metrics, /v1/version, /v1/status and /v1/flows; \
+const REMEDY: &str = "here are GET /health, /metrics, /v1/version, /v1/status, /v1/flows and /v1/events; \
      commands go to the unix socket (daemon.control), as the pairflip command does";
 
 #[test]
@@ -24,6 +24,7 @@ fn commands_are_sent_to_the_unix_socket() {
         ("GET", "/v1/Status", 404, "unknown_path", "there is no GET /v1/Status on"),
         ("POST", "/v1/status", 405, "wrong_method", "/v1/status does not take POST on"),
         ("DELETE", "/v1/flows", 405, "wrong_method", "/v1/flows does not take DELETE on"),
+        ("POST", "/v1/events", 405, "wrong_method", "/v1/events does not take POST on"),
         ("PUT", "/metrics", 405, "wrong_method", "/metrics does not take PUT on"),
         ("POST", "/health", 405, "wrong_method", "/health does not take POST on"),
     ] {
@@ -40,7 +41,13 @@ fn commands_are_sent_to_the_unix_socket() {
 #[test]
 fn bad_parameters_are_told_what_is_wrong() {
     let daemon = Daemon::start();
-    for target in ["/v1/flows?limit=x", "/v1/flows?nothing", "/v1/status?x", "/v1/version?x=1"] {
+    for target in [
+        "/v1/flows?limit=x",
+        "/v1/flows?nothing",
+        "/v1/events?after=x",
+        "/v1/status?x",
+        "/v1/version?x=1",
+    ] {
         let answer = get(&daemon, target);
         let ErrorBody { error } = serde_json::from_str(&answer.body).unwrap();
         assert_eq!((answer.status, error.code.as_str()), (400, "bad_query"), "{target}");
@@ -98,13 +105,18 @@ fn metrics_are_in_prometheus_text_format() {
 }
 
 #[test]
-fn status_flows_and_version_are_those_of_the_socket() {
+fn status_flows_events_and_version_are_those_of_the_socket() {
     let daemon = Daemon::start();
     let read: Status = serde_json::from_str(&get(&daemon, "/v1/status").body).unwrap();
     assert_eq!(read, status(&["10.0.1.11:3306"]));
     let flows = get(&daemon, "/v1/flows?backend=10.0.1.12:3306");
     let flows: Flows = serde_json::from_str(&flows.body).unwrap();
     assert_eq!(flows.flows[0].backend, "10.0.1.12:3306");
+    daemon.event("it rains");
+    daemon.event("it pours");
+    let events = get(&daemon, "/v1/events?after=1");
+    let events: Events = serde_json::from_str(&events.body).unwrap();
+    assert_eq!((events.events.len(), events.events[0].text.as_str()), (1, "it pours"));
     let version: Version = serde_json::from_str(&get(&daemon, "/v1/version").body).unwrap();
     assert_eq!(version.api, 1);
 }

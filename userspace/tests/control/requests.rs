@@ -3,17 +3,21 @@
 use pairflip::control::{
     Request,
     client::{self, ClientError},
-    protocol::{Drain, ErrorBody, FlipRequest, Flows, FlowsQuery, Status, Unloaded, Version},
+    protocol::{
+        Drain, ErrorBody, Events, EventsQuery, FlipRequest, Flows, FlowsQuery, Status, Unloaded,
+        Version,
+    },
     server,
 };
 
 use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
-const COMMANDS: &str =
-    "GET /v1/version, /v1/status and /v1/flows; POST /v1/flip, /v1/admin and /v1/unload";
+const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; POST /v1/flip, /v1/admin and /v1/unload";
 const FLIP_BODY: &str = r#"send {"route_only": true} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...]"#;
 const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish" or "cut", "force": true"#;
 const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";
+const EVENTS_QUERY: &str =
+    "parameters are after=NUMBER, limit=NUMBER and cluster=NAME, each at most once";
 const NO_QUERY: &str = "leave out everything from the question mark on; commands take a JSON body";
 const SAFE_FLIP: &str = r#"route-only (`--route-only`, "route_only": true) moves new connections at once and touches no server. Acknowledged writes can be lost unless you make the old primary read-only and wait until the new one has caught up before you flip"#;
 
@@ -138,6 +142,43 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
             "the query is not what /v1/flows takes: duplicate field `limit`",
             FLOWS_QUERY,
         ),
+        (
+            "GET",
+            "/v1/events?after=yesterday",
+            "",
+            400,
+            "bad_query",
+            "the query is not what /v1/events takes: after: invalid digit found in string",
+            EVENTS_QUERY,
+        ),
+        (
+            "GET",
+            "/v1/events?limit=",
+            "",
+            400,
+            "bad_query",
+            "the query is not what /v1/events takes: limit: cannot parse integer from empty string",
+            EVENTS_QUERY,
+        ),
+        (
+            "GET",
+            "/v1/events?follow=1",
+            "",
+            400,
+            "bad_query",
+            "the query is not what /v1/events takes: follow: unknown field `follow`, expected one of `after`, `limit`, `cluster`",
+            EVENTS_QUERY,
+        ),
+        (
+            "GET",
+            "/v1/events?cluster=a&cluster=b",
+            "",
+            400,
+            "bad_query",
+            "the query is not what /v1/events takes: duplicate field `cluster`",
+            EVENTS_QUERY,
+        ),
+        ("POST", "/v1/events", "", 405, "wrong_method", "/v1/events does not take POST", COMMANDS),
         // Bodies.
         (
             "POST",
@@ -347,6 +388,8 @@ fn good_requests_reach_the_runtime_whole() {
     assert_eq!(over_unix(&daemon.socket, chunked.as_bytes()).status, 200);
     assert_eq!(get(&daemon, "/v1/flows").status, 200);
     assert_eq!(get(&daemon, "/v1/flows?backend=10.0.1.11%3A3306&limit=5").status, 200);
+    assert_eq!(get(&daemon, "/v1/events").status, 200);
+    assert_eq!(get(&daemon, "/v1/events?after=7&limit=5&cluster=a%20b").status, 200);
     assert_eq!(get(&daemon, "/v1/status?").status, 200);
     let unloaded = over_unix(&daemon.socket, &request("POST", "/v1/unload", "{}"));
     assert_eq!(json(&unloaded), serde_json::json!({ "removed": ["took 10.0.0.100 off eth0"] }));
@@ -364,6 +407,7 @@ fn good_requests_reach_the_runtime_whole() {
         limit: Some(5),
         ..FlowsQuery::default()
     };
+    let events = EventsQuery { after: Some(7), limit: Some(5), cluster: Some("a b".into()) };
     assert_eq!(
         daemon.heard(),
         [
@@ -371,6 +415,8 @@ fn good_requests_reach_the_runtime_whole() {
             Heard::Flip(plain),
             Heard::Flows(FlowsQuery::default()),
             Heard::Flows(query),
+            Heard::Events(EventsQuery::default()),
+            Heard::Events(events),
             Heard::Status,
             Heard::Unload,
         ]
@@ -433,6 +479,9 @@ fn the_client_reads_what_the_server_writes() {
     assert_eq!(read, status(&["10.0.1.11:3306"]));
     let flows: Flows = serde_json::from_value(get("/v1/flows?limit=1").unwrap()).unwrap();
     assert_eq!((flows.flows.len(), flows.total), (1, 2));
+    daemon.event("it rains");
+    let events: Events = serde_json::from_value(get("/v1/events").unwrap()).unwrap();
+    assert_eq!((events.events[0].text.as_str(), events.last), ("it rains", 1));
     let version: Version = serde_json::from_value(get("/v1/version").unwrap()).unwrap();
     assert_eq!(version, Version { version: env!("CARGO_PKG_VERSION").into(), api: 1 });
     let ClientError::Refused(error) = get("/v1/nothing").unwrap_err() else {

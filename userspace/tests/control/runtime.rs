@@ -8,14 +8,17 @@ use std::{
     time::Duration,
 };
 
-use pairflip::control::{
-    Request,
-    protocol::{
-        AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus, DaemonStatus,
-        Drain, FlipDone, FlipRequest, Flow, Flows, FlowsQuery, InterfaceStatus, PairStatus,
-        RouteStatus, Status, Unloaded,
+use pairflip::{
+    control::{
+        Request,
+        protocol::{
+            AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus,
+            DaemonStatus, Drain, Event, Events, EventsQuery, FlipDone, FlipRequest, Flow, Flows,
+            FlowsQuery, InterfaceStatus, PairStatus, RouteStatus, Status, Unloaded,
+        },
+        server,
     },
-    server,
+    journal::Journal,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 
@@ -29,6 +32,7 @@ pub(crate) enum Heard {
     Flip(FlipRequest),
     Admin(AdminRequest),
     Flows(FlowsQuery),
+    Events(EventsQuery),
     Unload,
 }
 
@@ -38,6 +42,7 @@ pub(crate) struct Daemon {
     pub(crate) socket: PathBuf,
     pub(crate) http: SocketAddr,
     heard: Arc<Mutex<Vec<Heard>>>,
+    journal: Arc<Mutex<Journal>>,
 }
 
 impl Daemon {
@@ -47,24 +52,44 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(status: Status) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), status)
+    }
+
+    /// Starts one where an earlier one was.
+    pub(crate) fn start_in(directory: tempfile::TempDir, status: Status) -> Self {
         let runtime = Runtime::new().unwrap();
-        let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
         let heard = Arc::default();
+        let journal = Arc::new(Mutex::new(Journal::open(directory.path())));
         let http = runtime.block_on(async {
             let (sender, receiver) = mpsc::channel(16);
             tokio::spawn(server::serve(server::bind(&socket).unwrap(), sender.clone()));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let http = listener.local_addr().unwrap();
             tokio::spawn(pairflip::http::serve(listener, sender));
-            tokio::spawn(answer(receiver, status, Arc::clone(&heard)));
+            tokio::spawn(answer(receiver, status, Arc::clone(&heard), Arc::clone(&journal)));
             http
         });
-        Self { runtime, directory, socket, http, heard }
+        Self { runtime, directory, socket, http, heard, journal }
     }
 
     pub(crate) fn heard(&self) -> Vec<Heard> {
         self.heard.lock().unwrap().clone()
+    }
+
+    /// Something happens in the cluster `main`.
+    pub(crate) fn event(&self, text: &str) {
+        let mut journal = self.journal.lock().unwrap();
+        let number = journal.last() + 1;
+        journal.append(Event {
+            number,
+            time: "2026-11-25T10:00:00.123Z".into(),
+            cluster: Some("main".into()),
+            kind: "checks_answering".into(),
+            severity: "info".into(),
+            text: text.into(),
+            facts: None,
+        });
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -127,6 +152,7 @@ async fn answer(
     mut requests: mpsc::Receiver<Request>,
     status: Status,
     heard: Arc<Mutex<Vec<Heard>>>,
+    journal: Arc<Mutex<Journal>>,
 ) {
     while let Some(request) = requests.recv().await {
         let hear = |what| heard.lock().unwrap().push(what);
@@ -146,6 +172,13 @@ async fn answer(
             Request::Flows { query, reply } => {
                 hear(Heard::Flows(query.clone()));
                 _ = reply.send(Ok(flows(&query)));
+            }
+            Request::Events { query, reply } => {
+                hear(Heard::Events(query.clone()));
+                let journal = journal.lock().unwrap();
+                let limit = query.limit.unwrap_or(100);
+                let events = journal.list(query.after, limit, query.cluster.as_deref());
+                _ = reply.send(Ok(Events { events, last: journal.last() }));
             }
             Request::Admin { admin, reply } => {
                 hear(Heard::Admin(admin.clone()));

@@ -1,0 +1,69 @@
+//! What happened: to the log, to the journal, and to who asks.
+
+use jiff::Timestamp;
+use pairflip_policy::{Event, Severity};
+
+use super::{Runtime, status};
+use crate::control::protocol::{self, ApiError, EventFacts, Events, EventsQuery};
+
+/// Events listed when the request does not say how many.
+const EVENTS_LISTED: usize = 100;
+
+impl Runtime {
+    /// Tells people of an event, with names in place of numbers. What changed nothing is for the log only.
+    pub(super) fn tell(&mut self, event: &Event) {
+        let text = status::describe(self, event);
+        let cluster = event.cluster.and_then(|id| self.config.clusters.get(usize::from(id.0)));
+        let cluster = cluster.map(|cluster| cluster.name.clone());
+        log(event.severity(), cluster.as_deref().unwrap_or("-"), &text);
+        if event.severity() == Severity::Debug {
+            return;
+        }
+        self.journal.append(protocol::Event {
+            number: self.journal.last() + 1,
+            time: format!("{:.3}", Timestamp::now()),
+            cluster,
+            kind: event.what.name().to_owned(),
+            severity: event.severity().name().to_owned(),
+            text,
+            facts: self.facts(event),
+        });
+    }
+
+    fn facts(&self, event: &Event) -> Option<EventFacts> {
+        let backend = event.what.backend()?;
+        let view = self.policy.view();
+        let pairs = view.clusters.iter().flat_map(|cluster| &cluster.pairs);
+        let view = pairs.flat_map(|pair| &pair.backends).find(|view| view.id == backend)?;
+        Some(EventFacts {
+            backend: status::address(self, backend),
+            health: status::health(view).to_owned(),
+            read_only: view.read_only,
+            lag_seconds: view.lag.map(|lag| lag.as_secs_f64()),
+            server_version: view.facts.as_ref().map(|facts| facts.version.clone()),
+        })
+    }
+
+    /// Answers `GET /v1/events`.
+    pub(super) fn events(&self, query: &EventsQuery) -> Result<Events, ApiError> {
+        let cluster = query.cluster.as_deref();
+        // One that left the configuration may have a history.
+        if let Some(name) = cluster
+            && !self.journal.knows_cluster(name)
+        {
+            self.named_cluster(cluster)?;
+        }
+        let limit = query.limit.unwrap_or(EVENTS_LISTED);
+        let events = self.journal.list(query.after, limit, cluster);
+        Ok(Events { events, last: self.journal.last() })
+    }
+}
+
+fn log(severity: Severity, cluster: &str, text: &str) {
+    match severity {
+        Severity::Debug => tracing::debug!(cluster, "{text}"),
+        Severity::Info => tracing::info!(cluster, "{text}"),
+        Severity::Warning => tracing::warn!(cluster, "{text}"),
+        Severity::Error => tracing::error!(cluster, "{text}"),
+    }
+}
