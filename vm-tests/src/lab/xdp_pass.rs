@@ -21,6 +21,8 @@ const PROGRAM: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// It may be given frames in several buffers, so it sets no limit to the MTU (Linux 5.18).
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
@@ -29,6 +31,11 @@ struct LoadAttr {
     insn_cnt: u32,
     insns: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
 }
 
 /// The first fields of `union bpf_attr` for `BPF_OBJ_PIN`.
@@ -65,15 +72,25 @@ fn mount_bpffs() -> Result<()> {
     Ok(())
 }
 
-fn load_and_pin(pin: &str) -> io::Result<()> {
+fn load(prog_flags: u32) -> io::Result<OwnedFd> {
     let load = LoadAttr {
         prog_type: BPF_PROG_TYPE_XDP,
         insn_cnt: PROGRAM.len() as u32,
         insns: PROGRAM.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags,
     };
     // SAFETY: the attributes point to data that lives through the call, and a new descriptor is nobody else's.
-    let program = unsafe { OwnedFd::from_raw_fd(bpf(BPF_PROG_LOAD, &load)?) };
+    Ok(unsafe { OwnedFd::from_raw_fd(bpf(BPF_PROG_LOAD, &load)?) })
+}
+
+fn load_and_pin(pin: &str) -> io::Result<()> {
+    // An older kernel does not know the flag.
+    let program = load(BPF_F_XDP_HAS_FRAGS).or_else(|_| load(0))?;
     let path = CString::new(pin)?;
     let pin = PinAttr {
         pathname: path.as_ptr() as u64,

@@ -120,6 +120,62 @@ fn transfers_complete_where_one_packet_in_twenty_is_lost() {
     report(counted.trim());
 }
 
+/// Frames that do not fit into one buffer of a driver.
+const LARGE_MTU: u32 = 9000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn transfers_complete_with_frames_of_several_buffers() {
+    let lab = lab();
+    let text = payload(4 * MIB);
+    raise_mtus(&lab).unwrap();
+    for attach in ["native", "generic"] {
+        for forwarding in Forwarding::ALL {
+            let setup = Setup { attach, ..Setup::new(forwarding, Topology::TwoArm) };
+            let daemon = start(&lab, &setup);
+            for family in Family::BOTH {
+                let what =
+                    format!("IP{} {} {attach}, large frames", family.name(), forwarding.name());
+                let started = Instant::now();
+                let bytes = inside(&lab.ns("client1"), || {
+                    let client = Client::new(family.vip())?;
+                    let mut session = client.connect().context("connecting")?;
+                    let source = seen_by_server(&mut session)?;
+                    echo(&mut session, &text)?;
+                    let flow = flow(&daemon, source)?;
+                    let number = |key: &str| flow[key].as_f64().unwrap_or_default();
+                    anyhow::Ok(number("client_bytes") / number("client_packets"))
+                })
+                .with_context(|| what.clone())
+                .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().unwrap_or_default()));
+                report(&format!(
+                    "{what}: {} bytes there and back in {:.1?}, {bytes:.0} in a packet of the client's",
+                    text.len(),
+                    started.elapsed()
+                ));
+                // Acknowledgements are small.
+                assert!(bytes > 3000.0, "{what}: {bytes} bytes in a packet are no large frames");
+            }
+            end(&lab, &setup, daemon);
+        }
+    }
+}
+
+/// Of every interface of the lab.
+fn raise_mtus(lab: &Lab) -> Result<()> {
+    let databases = (1..=4).map(database_name);
+    for host in ["switch", "client1", "client2", "redirector"].into_iter().chain(databases) {
+        let namespace = lab.ns(host);
+        for line in namespace.ip("-brief link")?.lines() {
+            let name = line.split([' ', '@']).next().unwrap_or_default();
+            if name != "lo" {
+                namespace.ip(&format!("link set {name} mtu {LARGE_MTU}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn transfers_complete_where_packets_overtake_each_other() {
