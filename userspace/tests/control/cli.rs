@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +15,7 @@ use pairflip::control::protocol::{
     AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Status, Unloaded,
 };
 
-use crate::runtime::{Daemon, Heard, status};
+use crate::runtime::{Daemon, Heard, PATIENCE, status};
 
 #[test]
 fn status_is_a_page_or_json() {
@@ -139,22 +141,20 @@ fn events_are_followed_over_a_crash_of_the_daemon_without_a_gap() {
     let daemon = Daemon::start();
     daemon.event("of yesterday");
     daemon.event("first");
-    let arguments = ["events", "--follow", "--limit", "1", "--cluster", "main", "--json"];
-    let mut child = spawn(&daemon.socket, &arguments);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut next = || -> Event { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let arguments = ["--limit", "1", "--cluster", "main", "--json"];
+    let follower = Follower::start(&daemon, &arguments);
+    let next = || -> Event { serde_json::from_str(&follower.line()).unwrap() };
     assert_eq!(next().text, "first");
     daemon.event("second");
     assert_eq!(next().text, "second");
     let directory = daemon.crash();
-    let mut complaints = BufReader::new(child.stderr.take().unwrap()).lines();
-    while !complaints.next().unwrap().unwrap().contains("not_running") {}
+    // One complaint; it goes on asking, each second.
+    assert_eq!(follower.complaint(), "{");
+    thread::sleep(Duration::from_millis(1500));
     let daemon = Daemon::start_in(directory, status(&[]));
     daemon.event("third");
     let third = next();
     assert_eq!((third.text.as_str(), third.number), ("third", 4));
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
@@ -162,56 +162,86 @@ fn a_journal_that_began_anew_is_followed_from_its_beginning() {
     let daemon = Daemon::start();
     daemon.event("of yesterday");
     daemon.event("first");
-    let mut child = spawn(&daemon.socket, &["events", "--follow", "--limit", "0"]);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    asked_twice(&daemon);
+    let follower = Follower::start(&daemon, &["--limit", "0"]);
+    wait_until("it asked again", || daemon.heard().len() >= 2);
     let directory = daemon.crash();
     fs::remove_file(directory.path().join("events.jsonl")).unwrap();
     let daemon = Daemon::start_in(directory, status(&[]));
     daemon.event("of today");
-    assert!(lines.next().unwrap().unwrap().ends_with("  main  of today"));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(follower.line().ends_with("  main  of today"));
 }
 
 #[test]
 fn who_follows_events_ends_with_its_reader_also_when_nothing_happens() {
     let daemon = Daemon::start();
-    daemon.event("first");
-    let mut child = spawn(&daemon.socket, &["events", "--follow"]);
-    let mut stdout: BufReader<ChildStdout> = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut String::new()).unwrap();
-    drop(stdout);
-    assert_eq!(ended(&mut child), Some(0));
+    let mut child =
+        command(&daemon.socket, &["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().unwrap();
+                panic!("it runs on");
+            }
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(status.code(), Some(0));
 }
 
-fn spawn(socket: &Path, arguments: &[&str]) -> Child {
-    let mut command = command(socket, arguments);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// A running `pairflip events --follow`. It ends with the test.
+struct Follower {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    complaints: mpsc::Receiver<String>,
 }
 
-/// Whoever asks again has its first answer.
-fn asked_twice(daemon: &Daemon) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while daemon.heard().len() < 2 {
-        assert!(Instant::now() < deadline, "nobody asked");
-        std::thread::sleep(Duration::from_millis(10));
+impl Follower {
+    fn start(daemon: &Daemon, arguments: &[&str]) -> Self {
+        let arguments = [&["events", "--follow"], arguments].concat();
+        let mut command = command(&daemon.socket, &arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let complaints = lines_of(child.stderr.take().unwrap());
+        Self { child, lines, complaints }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line in time")
+    }
+
+    fn complaint(&self) -> String {
+        self.complaints.recv_timeout(PATIENCE).expect("a complaint in time")
     }
 }
 
-/// Its exit code; it has some seconds.
-fn ended(child: &mut Child) -> Option<i32> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("it runs on");
-        }
-        std::thread::sleep(Duration::from_millis(10));
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(10));
     }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Nothing to do about one that has ended already.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// A pipe's lines as they come, so that waiting for one has an end.
+fn lines_of(pipe: impl io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = BufReader::new(pipe).lines().map_while(Result::ok);
+        // Until nobody waits for them.
+        lines.map(|line| sender.send(line)).take_while(Result::is_ok).for_each(drop);
+    });
+    receiver
 }
 
 #[test]
@@ -251,7 +281,7 @@ fn a_peer_that_is_no_daemon_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("other.sock");
     let listener = UnixListener::bind(&socket).unwrap();
-    let peer = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let peer = thread::spawn(move || drop(listener.accept().unwrap()));
     let text = complaint(&run(&socket, &["flip", "--route-only"]), 1);
     peer.join().unwrap();
     let expected = "look at `pairflip status` and the daemon's log\n";

@@ -23,7 +23,7 @@ use pairflip::{
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 
 /// A client that waits longer than this has found a bug.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What reached the runtime.
 #[derive(Clone, Debug, Eq, PartialEq)]
