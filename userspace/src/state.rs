@@ -9,6 +9,7 @@ use std::{
     io::{self, Write as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -106,6 +107,11 @@ impl Default for State {
             vips: Vec::new(),
         }
     }
+}
+
+/// The time as the state has it: seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The state directory, locked for this process.

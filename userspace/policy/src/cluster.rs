@@ -11,8 +11,8 @@
 //! | flip persisting | `Persisted` ok | flip swapping, after an earlier swap came back | flip |
 //! | flip persisting | `Persisted` failed | refused; the state file is written back | flip undone |
 //! | flip swapping | `Applied` ok | the other pair is active; `cut` ends the old one's flows | flip |
-//! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //! | flip swapping | `Applied` failed | refused; the state file is written back | flip undone |
+//! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
 //! what is known to be in force with what should be, and asks for one step of each at most.

@@ -124,9 +124,9 @@ const DEFAULT_MIN_REPLICAS: u32 = 1;
 const DEFAULT_WEIGHT: u32 = 100;
 /// A tenth of the default is a small server's; ten times it leaves room for a large one.
 const WEIGHT_RANGE: RangeInclusive<u32> = 1..=1000;
-/// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
 /// Replicas of a pair: with more of them, some would have few of the 1024 slots of a route's choice table and an uneven share.
 pub const REPLICAS_MAX: usize = 128;
+/// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
 const ALLOW_MAX: usize = 256;
 /// Characters of an account: MariaDB's limit; MySQL's is 32.
 const USER_CHARS_MAX: usize = 128;

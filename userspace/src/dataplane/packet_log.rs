@@ -1,6 +1,6 @@
 //! Reading the packet log of builds for debugging: a line about every TCP packet that the program looked up.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
@@ -45,8 +45,8 @@ impl DataPlane {
     }
 }
 
-impl std::os::fd::AsRawFd for PacketLog {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+impl AsRawFd for PacketLog {
+    fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }

@@ -250,14 +250,12 @@ impl DataPlane {
         let (address, port) = (any(path.address.ip()), PortBe::new(path.address.port()));
         let before = self.backends.get(&u32::from(index), 0).map_err(map_error(names::BACKENDS))?;
         let tags = tags(&path.tags).ok_or(Error::Tags)?;
-        let same_way = before.address == address
-            && before.port == port
-            && before.ifindex == path.ifindex
-            && before.tags == tags;
-        // A neighbour that has not answered us yet may well be where it was: flows of an earlier daemon go on.
-        if before.address != address || before.port != port {
+        let same_server = before.address == address && before.port == port;
+        if !same_server {
             self.clear_traffic(index)?;
         }
+        // A neighbour that has not answered us yet may well be where it was: flows of an earlier daemon go on.
+        let same_way = same_server && before.ifindex == path.ifindex && before.tags == tags;
         let last_known = if same_way { before.next_hop_mac } else { Mac::UNKNOWN };
         let backend = Backend {
             next_hop_mac: path.next_hop_mac.map_or(last_known, Mac::new),

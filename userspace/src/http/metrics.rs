@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::control::protocol::{AdminState, BackendStatus, ClusterStatus, Status, TrafficStatus};
+use crate::control::protocol::{
+    AdminState, BackendStatus, ClusterStatus, PairStatus, Status, TrafficStatus,
+};
 
 /// Of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -66,23 +68,20 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     let failing = per_cluster(|cluster| flag(cluster.checks.is_some()));
     metric(text, "pairflip_checks_failing", "gauge", help, failing);
 
-    let pairs = clusters.iter().flat_map(|cluster| {
-        cluster.pairs.iter().map(|pair| {
-            let labels = labels(&[("cluster", &cluster.name), ("pair", &pair.name)]);
-            (labels, flag(pair.state == "active"))
+    let per_pair = |is_set: fn(&PairStatus) -> bool| {
+        clusters.iter().flat_map(move |cluster| {
+            cluster.pairs.iter().map(move |pair| {
+                let labels = labels(&[("cluster", &cluster.name), ("pair", &pair.name)]);
+                (labels, flag(is_set(pair)))
+            })
         })
-    });
+    };
     let help = "1 for the pair that takes new connections.";
-    metric(text, "pairflip_pair_active", "gauge", help, pairs);
-
-    let pairs = clusters.iter().flat_map(|cluster| {
-        cluster.pairs.iter().map(|pair| {
-            let labels = labels(&[("cluster", &cluster.name), ("pair", &pair.name)]);
-            (labels, flag(pair.admin.state == AdminState::Ready))
-        })
-    });
+    let active = per_pair(|pair| pair.state == "active");
+    metric(text, "pairflip_pair_active", "gauge", help, active);
     let help = "0 while an operator has taken the pair out (drain, maint).";
-    metric(text, "pairflip_pair_ready", "gauge", help, pairs);
+    let ready = per_pair(|pair| pair.admin.state == AdminState::Ready);
+    metric(text, "pairflip_pair_ready", "gauge", help, ready);
 
     let mut route_backends = Vec::new();
     let mut fallbacks = Vec::new();

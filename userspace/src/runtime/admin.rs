@@ -1,9 +1,6 @@
 //! Admin states: names to targets and back, what the state file keeps of them, and who said so.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use pairflip_policy::{
     Admin, AdminRefused, AdminSetting, AdminTarget, ClusterId, Drain, Input, Moment, PairId,
@@ -13,7 +10,7 @@ use super::{Runtime, ids::Ids};
 use crate::{
     config::Cluster,
     control::protocol::{self, AdminDone, AdminRequest, AdminStatus, ApiError},
-    state::{AdminRecord, AdminState, State},
+    state::{self, AdminRecord, AdminState, State},
 };
 
 /// Longest time that an admin state may be given: who means longer says nothing and it stays.
@@ -123,20 +120,16 @@ impl Runtime {
         target: &str,
         record: Option<AdminRecord>,
     ) -> Result<(), ApiError> {
-        let before = self.state.admin.clone();
         let cluster = self.config.clusters[usize::from(cluster.0)].name.clone();
-        let records = self.state.admin.entry(cluster).or_default();
-        match record {
-            Some(record) => _ = records.insert(target.to_owned(), record),
-            None => _ = records.remove(target),
-        }
-        self.state.admin.retain(|_, records| !records.is_empty());
-        if before == self.state.admin {
-            return Ok(());
-        }
-        tokio::task::block_in_place(|| self.state_dir.save(&self.state)).map_err(|error| {
-            // Memory says what the disk says.
-            self.state.admin = before;
+        let change = |kept: &mut State| {
+            let records = kept.admin.entry(cluster).or_default();
+            match record {
+                Some(record) => _ = records.insert(target.to_owned(), record),
+                None => _ = records.remove(target),
+            }
+            kept.admin.retain(|_, records| !records.is_empty());
+        };
+        tokio::task::block_in_place(|| self.change_state(change)).map_err(|error| {
             ApiError::new(
                 "not_persisted",
                 format!("the state file could not be written: {error}"),
@@ -152,7 +145,7 @@ pub(super) fn restored(
     ids: &Ids,
     state: &State,
 ) -> BTreeMap<AdminTarget, AdminSetting> {
-    let now = seconds();
+    let now = state::now();
     let target = |name: &str| {
         let pair = cluster.pairs.iter().position(|pair| pair.name == name);
         let backend = || cluster.backends().find(|address| address.to_string() == name);
@@ -184,7 +177,7 @@ fn record(request: &AdminRequest, time: Option<Duration>) -> Option<AdminRecord>
         protocol::AdminState::Drain => AdminState::Drain,
         protocol::AdminState::Maint => AdminState::Maint,
     };
-    let since = seconds();
+    let since = state::now();
     let by = if request.by.is_empty() { "unknown" } else { &request.by };
     Some(AdminRecord {
         state,
@@ -223,9 +216,4 @@ fn refusal(refused: AdminRefused, target: &str) -> ApiError {
             "flip to another pair first, or say --force if writes shall be refused",
         ),
     }
-}
-
-/// Since 1970.
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

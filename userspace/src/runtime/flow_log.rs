@@ -21,8 +21,8 @@ impl Runtime {
         if let Some(log) = self.dataplane.take_flow_log()? {
             let backends = self.ids.backends.clone();
             // SAFETY: the ring owns its descriptor and keeps it as long as it lives.
-            let ring = unsafe { AsyncFd::register(Ring(log)) }
-                .context("waiting for the flow log's lines")?;
+            let ring =
+                unsafe { AsyncFd::register(log) }.context("waiting for the flow log's lines")?;
             tokio::spawn(async move {
                 let name = |index: u16| {
                     let backend = backends.get(&pairflip_policy::BackendId(index));
@@ -48,20 +48,11 @@ impl Runtime {
     }
 }
 
-struct Ring(FlowLog);
-
-impl std::os::fd::AsRawFd for Ring {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsFd as _;
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-async fn read(mut ring: AsyncFd<Ring>, backend: impl Fn(u16) -> String) {
+async fn read(mut ring: AsyncFd<FlowLog>, backend: impl Fn(u16) -> String) {
     loop {
         match ring.readable_mut().await {
             Ok(mut ready) => {
-                while let Some(line) = ready.get_inner_mut().0.next_line() {
+                while let Some(line) = ready.get_inner_mut().next_line() {
                     write(&line, &backend(line.backend));
                 }
                 ready.clear_ready();

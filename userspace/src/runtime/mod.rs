@@ -44,7 +44,7 @@ use crate::{
     dataplane::{DataPlane, SweepLimits},
     journal::Journal,
     net::{frames::FrameSender, links::Network},
-    state::{State, StateDir},
+    state::{self, State, StateDir},
 };
 
 /// How often some thousand flows are looked at for silent ones: a full table of 262 144 is gone through in about two minutes, and nobody waits
@@ -118,6 +118,15 @@ pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
 impl Runtime {
     fn now(&self) -> Moment {
         Moment::from_millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// Changes the state: on disk first, so that memory says what the disk says.
+    fn change_state(&mut self, change: impl FnOnce(&mut State)) -> Result<(), state::Error> {
+        let mut state = self.state.clone();
+        change(&mut state);
+        self.state_dir.save(&state)?;
+        self.state = state;
+        Ok(())
     }
 
     async fn serve(

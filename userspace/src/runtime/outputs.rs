@@ -1,9 +1,6 @@
 //! Carrying out what the policy asks for.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use pairflip_policy::{
     ApplyError, BackendId, ClusterId, Input, Output, Pace, PairId, PersistError, PersistReason,
@@ -14,7 +11,7 @@ use super::{Runtime, host::forwarding};
 use crate::{
     config::{Deny, NoBackend},
     dataplane::{self, Denial, RouteChange},
-    state::ClusterState,
+    state::{self, ClusterState},
 };
 
 /// Carries out one output. The answer, where there is one, goes back to the policy.
@@ -97,23 +94,15 @@ fn persist(
     cluster: ClusterId,
     pair: PairId,
     reason: PersistReason,
-) -> Result<(), crate::state::Error> {
+) -> Result<(), state::Error> {
     let configured = &runtime.config.clusters[usize::from(cluster.0)];
+    let name = configured.name.clone();
     let state = ClusterState {
         active_pair: configured.pairs[usize::from(pair.0)].name.clone(),
         reason: reason.to_string(),
-        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        since: state::now(),
     };
-    let before = runtime.state.clusters.insert(configured.name.clone(), state);
-    let result = runtime.state_dir.save(&runtime.state);
-    if result.is_err() {
-        // Memory says what the disk says.
-        match before {
-            Some(before) => runtime.state.clusters.insert(configured.name.clone(), before),
-            None => runtime.state.clusters.remove(&configured.name),
-        };
-    }
-    result
+    runtime.change_state(|kept| _ = kept.clusters.insert(name, state))
 }
 
 fn set_pace(runtime: &mut Runtime, backend: BackendId, pace: Pace) {

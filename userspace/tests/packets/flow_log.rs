@@ -76,28 +76,12 @@ const ENDINGS: &[Ending] = &[
     Ending {
         kind: Some(RecordKind::Closed),
         by_server: true,
-        packets: |s| {
-            let mut closed = s.clone();
-            (closed.c, closed.s) = (s.c + 1, s.s + 1);
-            vec![
-                (Side::Client, s.client(ACK | FIN)),
-                (Side::Backend, s.server(ACK | FIN).ack(closed.c)),
-                (Side::Client, closed.client(ACK)),
-            ]
-        },
+        packets: |s| closed(s, Side::Client, Side::Backend),
     },
     Ending {
         kind: Some(RecordKind::Closed),
         by_server: true,
-        packets: |s| {
-            let mut closed = s.clone();
-            (closed.c, closed.s) = (s.c + 1, s.s + 1);
-            vec![
-                (Side::Backend, s.server(ACK | FIN)),
-                (Side::Client, s.client(ACK | FIN).ack(closed.s)),
-                (Side::Backend, closed.server(ACK)),
-            ]
-        },
+        packets: |s| closed(s, Side::Backend, Side::Client),
     },
     Ending {
         kind: Some(RecordKind::ResetByClient),
@@ -117,6 +101,20 @@ const ENDINGS: &[Ending] = &[
         },
     },
 ];
+
+/// Both sides close, one after the other, and the first acknowledges it.
+fn closed(scene: &Scene, first: Side, second: Side) -> Vec<(Side, Packet)> {
+    let closed = Scene { c: scene.c + 1, s: scene.s + 1, ..scene.clone() };
+    let acknowledged = match first {
+        Side::Client => closed.c,
+        Side::Backend => closed.s,
+    };
+    vec![
+        (first, scene.from(first, ACK | FIN)),
+        (second, scene.from(second, ACK | FIN).ack(acknowledged)),
+        (first, closed.from(first, ACK)),
+    ]
+}
 
 fn world(family: Family, forwarding: Forwarding) -> (World, FlowLog) {
     let mut world = World::new(family, forwarding, 1024);
