@@ -331,6 +331,24 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
+    pub const NAMES: [&str; 14] = [
+        "started",
+        "health_changed",
+        "fitness_changed",
+        "read_only_changed",
+        "check_impaired",
+        "all_checks_failing",
+        "checks_answering",
+        "route_changed",
+        "swap_failed",
+        "persist_failed",
+        "flip_started",
+        "flip_done",
+        "flip_refused",
+        "admin_changed",
+    ];
+
     /// Returns the word used in JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {

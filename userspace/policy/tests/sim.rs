@@ -682,7 +682,10 @@ impl World {
             Output::SetPace { backend, pace } => {
                 assert_eq!(*pace == Pace::Off, self.admin(*backend) == Admin::Maint);
             }
-            Output::Event(_) => {}
+            Output::Event(event) => {
+                let is_told = event.severity() != Severity::Debug;
+                assert_eq!(EventKind::NAMES.contains(&event.what.name()), is_told, "{event:?}");
+            }
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) const CLUSTER: Schema = Schema {
     ],
     unsupported: &[
         ("failback", "remove it: new connections return to a replica as soon as it is fit"),
-        ("hooks", "remove it, and watch the daemon's log for route changes"),
+        ("hooks", "write [[hook]] sections at the top level, with clusters = [\"NAME\"]"),
     ],
 };
 

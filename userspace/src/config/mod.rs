@@ -10,7 +10,7 @@
 //! | `reader` | positions, syntax errors, the list of errors |
 //! | `section`, `field` | unknown and missing keys; type mismatches |
 //! | `value` | durations, addresses, port ranges, names, paths |
-//! | `daemon`, `cluster` | which keys there are, their defaults and ranges |
+//! | `daemon`, `cluster`, `hook` | which keys there are, their defaults and ranges |
 //! | `rules` | what must hold between clusters, routes and pairs |
 //! | `secret` | passwords, from a file or the environment |
 
@@ -18,6 +18,7 @@ mod cluster;
 mod daemon;
 mod error;
 mod field;
+mod hook;
 mod model;
 mod reader;
 mod rules;
@@ -39,7 +40,7 @@ pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,
-    Forwarding, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
+    Forwarding, Hook, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
 };
 pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
 pub use self::value::Human;
@@ -56,7 +57,7 @@ pub const DEFAULT_PATH: &str = "/etc/pairflip/pairflip.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const ROOT: Schema =
-    Schema { header: "the top level", keys: &["daemon", "cluster"], unsupported: &[] };
+    Schema { header: "the top level", keys: &["daemon", "cluster", "hook"], unsupported: &[] };
 
 /// Every kind of section, for telling where a stray key belongs.
 const SCHEMAS: &[&Schema] = &[
@@ -69,6 +70,7 @@ const SCHEMAS: &[&Schema] = &[
     &cluster::ROUTE,
     &cluster::PAIR,
     &cluster::REPLICA,
+    &hook::HOOK,
 ];
 
 /// Returns the duration that an argument gives, as the file writes them: a whole number and a unit.
@@ -119,8 +121,13 @@ fn read_document(reader: &mut Reader, root: &DeTable, secrets: &dyn Secrets) -> 
     let clusters = section
         .require(reader, "cluster", "add a [[cluster]] section with its routes and pairs")
         .and_then(|field| cluster::read_all(reader, &mut census, &field, secrets));
+    let hooks = section.optional(reader, "hook", Vec::new(), hook::read_all);
     census.judge(reader);
-    Some(Config { daemon: daemon?, clusters: clusters? })
+    if let (Some(hooks), Some(clusters)) = (&hooks, &clusters) {
+        hook::judge(reader, hooks, clusters);
+    }
+    let hooks = hooks?.into_iter().map(|(hook, _)| hook).collect();
+    Some(Config { daemon: daemon?, clusters: clusters?, hooks })
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 pub use ipnet::IpNet as Network;
 
+use pairflip_policy::Severity;
+
 use super::Secret;
 
 /// A whole configuration file.
@@ -15,6 +17,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// At least one, with unique names.
     pub clusters: Vec<Cluster>,
+    /// With unique names.
+    pub hooks: Vec<Hook>,
 }
 
 /// `[daemon]`: what belongs to no cluster.
@@ -227,6 +231,22 @@ pub struct Replica {
     pub address: SocketAddr,
     /// Its part of the pair's new reads, relative to the other replicas'; at least 1.
     pub weight: u16,
+}
+
+/// `[[hook]]`: a program that is told of events.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hook {
+    pub name: String,
+    /// Absolute path and arguments.
+    pub command: Vec<String>,
+    /// Kinds of events; empty means all.
+    pub events: Vec<String>,
+    /// The least.
+    pub severity: Severity,
+    /// Names of clusters; empty means all.
+    pub clusters: Vec<String>,
+    /// When it is killed.
+    pub timeout: Duration,
 }
 
 impl Config {

@@ -1,4 +1,4 @@
-//! What happened: to the log, to the journal, and to who asks.
+//! What happened: to the log, to the journal, to hooks, and to who asks.
 
 use jiff::Timestamp;
 use pairflip_policy::{Event, Severity};
@@ -19,7 +19,7 @@ impl Runtime {
         if event.severity() == Severity::Debug {
             return;
         }
-        self.journal.append(protocol::Event {
+        let told = protocol::Event {
             number: self.journal.last() + 1,
             time: format!("{:.3}", Timestamp::now()),
             cluster,
@@ -27,7 +27,9 @@ impl Runtime {
             severity: event.severity().name().to_owned(),
             text,
             facts: self.facts(event),
-        });
+        };
+        self.hooks.tell(&told, event.severity());
+        self.journal.append(told);
     }
 
     fn facts(&self, event: &Event) -> Option<EventFacts> {

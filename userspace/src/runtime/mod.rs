@@ -7,6 +7,7 @@ mod admin;
 mod end;
 mod events;
 mod flow_log;
+mod hooks;
 mod host;
 mod ids;
 mod outputs;
@@ -35,6 +36,7 @@ use tokio::{
 pub use self::unload::unload_offline;
 use self::{
     end::{Device, Hop},
+    hooks::Hooks,
     ids::Ids,
     requests::PendingFlips,
 };
@@ -54,6 +56,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// Longest wait for hooks to be told of the last events.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
+
 /// What steers one backend's probes.
 struct Pacer {
     /// Between the starts of two probes; `None` while the backend is not checked.
@@ -70,6 +75,7 @@ struct Runtime {
     state_dir: StateDir,
     state: State,
     journal: Journal,
+    hooks: Hooks,
     started: Instant,
     pacers: BTreeMap<BackendId, Pacer>,
     /// How backends are reached, for the frames that end flows.
@@ -106,6 +112,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
         tracing::warn!("a client of the control socket did not take its answer");
     }
+    parts.runtime.hooks.finish(LAST_HOOKS).await;
     match ended {
         Ended::Stopped => {
             tracing::info!("stopped; the kernel goes on forwarding, `pairflip unload` ends that")

@@ -85,6 +85,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         state_dir,
         state,
         journal,
+        hooks: super::hooks::Hooks::start(&config.hooks),
         started,
         pacers,
         hops: BTreeMap::new(),

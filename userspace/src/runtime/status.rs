@@ -41,6 +41,7 @@ pub(super) fn status(runtime: &Runtime) -> Result<Status, ApiError> {
         half_open_max: u64::from(runtime.config.daemon.half_open_max),
         counters: counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         warnings: runtime.config.warnings(),
+        hooks: runtime.hooks.status(),
     };
     let view = runtime.policy.view();
     let clusters = view

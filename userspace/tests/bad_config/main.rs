@@ -6,6 +6,7 @@
 mod check;
 mod cluster;
 mod daemon;
+mod hooks;
 mod pairs;
 mod routes;
 mod sections;
@@ -71,6 +72,7 @@ fn every_case_is_refused_with_its_text() {
         syntax::CASES,
         sections::CASES,
         daemon::CASES,
+        hooks::CASES,
         cluster::CASES,
         check::CASES,
         routes::CASES,

@@ -83,7 +83,7 @@ interfaces = ["eth0"]
         changes: &[("[daemon]", "verbose = true
 [daemon]")],
         errors: "bad.toml:1:1: verbose: unknown key of the top level
-    the keys of the top level are: daemon, cluster",
+    the keys of the top level are: daemon, cluster, hook",
     },
     Case {
         name: "a slip in a section",
@@ -123,7 +123,7 @@ snat_ports = "32768-60999""#)],
         changes: &[(r#"interfaces = ["eth0"]"#, r#"interfaces = ["eth0"]
 name = "db""#)],
         errors: "bad.toml:3:1: daemon.name: unknown key of [daemon]
-    it belongs to [[cluster]] or [[cluster.route]] or [[cluster.pair]]",
+    it belongs to [[cluster]] or [[cluster.route]] or [[cluster.pair]] or [[hook]]",
     },
     Case {
         name: "a key of nowhere",
