@@ -1,5 +1,6 @@
 //! What tests and shows pairflip on real kernels: the lab in network namespaces, and virtual machines.
 
+mod archive;
 pub mod command;
 pub mod guest;
 pub mod lab;
