@@ -8,7 +8,12 @@ pub mod scenario;
 pub mod vm;
 
 pub use lab::{
-    Lab, Options, client::Client, daemon::Daemon, database::Database, netns::Namespace,
+    Lab, Options,
+    client::Client,
+    daemon::Daemon,
+    database::Database,
+    flavour::{Flavour, Fork},
+    netns::Namespace,
     topology::Topology,
 };
 
