@@ -51,6 +51,7 @@ pub(crate) struct Reported {
     pub(crate) health: Health,
     pub(crate) fitness: Health,
     pub(crate) read_only: Option<bool>,
+    pub(crate) version: Option<String>,
     pub(crate) impaired: Option<Cause>,
 }
 
@@ -73,6 +74,7 @@ impl Backend {
                 health: Health::NEW,
                 fitness: Health::NEW,
                 read_only: None,
+                version: None,
                 impaired: None,
             },
             pace: None,

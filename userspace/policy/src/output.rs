@@ -274,11 +274,21 @@ pub enum EventKind {
         backend: BackendId,
         read_only: bool,
     },
+    /// Another version answers at the backend's address: an upgrade, or another server.
+    VersionChanged {
+        backend: BackendId,
+        from: String,
+        to: String,
+    },
     /// The server is alive and the check cannot judge it; somebody must repair the check account.
     CheckImpaired {
         backend: BackendId,
         cause: Cause,
         text: String,
+    },
+    /// The check lets the backend be judged again after [`EventKind::CheckImpaired`].
+    CheckRestored {
+        backend: BackendId,
     },
     /// Nothing is heard from any backend: most likely our own network. Routes stay.
     AllChecksFailing,
@@ -357,7 +367,9 @@ impl EventKind {
             Self::HealthChanged { .. } => "health_changed",
             Self::FitnessChanged { .. } => "fitness_changed",
             Self::ReadOnlyChanged { .. } => "read_only_changed",
+            Self::VersionChanged { .. } => "version_changed",
             Self::CheckImpaired { .. } => "check_impaired",
+            Self::CheckRestored { .. } => "check_restored",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
             Self::RouteChanged { .. } => "route_changed",
@@ -378,7 +390,9 @@ impl EventKind {
             Self::HealthChanged { backend, .. }
             | Self::FitnessChanged { backend, .. }
             | Self::ReadOnlyChanged { backend, .. }
+            | Self::VersionChanged { backend, .. }
             | Self::CheckImpaired { backend, .. }
+            | Self::CheckRestored { backend }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }
@@ -426,6 +440,8 @@ impl Event {
         match &self.what {
             EventKind::Started { .. }
             | EventKind::ReadOnlyChanged { .. }
+            | EventKind::VersionChanged { .. }
+            | EventKind::CheckRestored { .. }
             | EventKind::ChecksAnswering
             | EventKind::FlipStarted { .. }
             | EventKind::FlipDone { .. } => Severity::Info,

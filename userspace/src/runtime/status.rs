@@ -207,6 +207,12 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::CheckImpaired { backend: id, cause, text } => {
             format!("{} is alive and the check cannot judge it: {cause} ({text}); its health stays as it was", backend(*id))
         }
+        EventKind::VersionChanged { backend: id, from, to } => {
+            format!("{} is version {to} now; it was {from}", backend(*id))
+        }
+        EventKind::CheckRestored { backend: id } => {
+            format!("the check can judge {} again", backend(*id))
+        }
         EventKind::AllChecksFailing => {
             "nothing is heard from any backend; the fault is probably between here and them, so routes stay as they are".to_owned()
         }

@@ -6,6 +6,8 @@
 pub mod client;
 pub mod daemon;
 pub mod database;
+pub mod flavour;
+mod installation;
 mod mounts;
 pub mod netns;
 pub mod servers;
@@ -31,6 +33,8 @@ use nix::{
 use self::{
     daemon::Daemon,
     database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, Database},
+    flavour::Flavour,
+    installation::Installation,
     netns::Namespace,
     servers::Servers,
     topology::{Topology, VIP_READ, VIP_WRITE},
@@ -52,11 +56,20 @@ pub struct Options {
     pub topology: Topology,
     /// Both primaries writable; otherwise that of pair2 is read-only, as it should be.
     pub both_writable: bool,
+    pub servers: Flavour,
+    /// How many of the servers 1 to 4 are started. The configuration names all of them.
+    pub servers_count: usize,
 }
 
 impl Options {
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), topology: Topology::OneArm, both_writable: false }
+        Self {
+            name: name.to_owned(),
+            topology: Topology::OneArm,
+            both_writable: false,
+            servers: Flavour::default(),
+            servers_count: 4,
+        }
     }
 }
 
@@ -71,6 +84,10 @@ pub struct Lab {
 impl Lab {
     /// Brings a lab up; `progress` is told of the long steps.
     pub fn up(options: &Options, mut progress: impl FnMut(&str)) -> Result<Self> {
+        if !options.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            // A bpffs refuses names with dots, and what else is named for the lab has rules of its own.
+            bail!("{:?} is no name for a lab: letters, digits and dashes only", options.name);
+        }
         clean_stale()?;
         let dir = lab_dir(&options.name);
         if dir.exists() {
@@ -88,8 +105,20 @@ impl Lab {
         };
         progress("network namespaces: 2 clients, the redirector, 4 databases");
         lab.make_network()?;
-        progress("starting 4 MariaDB servers");
-        lab.servers.start(options.topology, |host| namespace(&options.name, host), &dir)?;
+        let installation = Installation::of(options.servers, &mut progress)?;
+        progress(&format!(
+            "starting {} servers: {} {}",
+            options.servers_count,
+            options.servers.name(),
+            installation.version()?
+        ));
+        lab.servers.start(
+            options.servers,
+            options.servers_count,
+            options.topology,
+            |host| namespace(&options.name, host),
+            &dir,
+        )?;
         progress("replication: primary to replica in each pair, primary to primary");
         lab.servers.replicate(options.both_writable)?;
         Ok(lab)
@@ -206,6 +235,19 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// Data directory of a server of the host's own that never ran.
+pub(crate) fn host_template() -> Result<PathBuf> {
+    Installation::of(Flavour::MariaDb1011, |_| {})?.template()
+}
+
+/// Fetches every flavour that is not the host's own and makes its first files, so that tests need no network.
+pub fn fetch_servers(mut progress: impl FnMut(&str)) -> Result<()> {
+    for flavour in Flavour::ALL {
+        Installation::of(flavour, &mut progress)?.template()?;
+    }
+    Ok(())
 }
 
 /// Names of the labs that are there, whether their owner lives or not.

@@ -6,7 +6,7 @@ use crate::{
     backend::Backend,
     health::{Health, Verdict},
     ids::BackendId,
-    input::{Cause, Role},
+    input::{Cause, CheckFailure, Role},
     moment::Moment,
     output::EventKind,
     view::ChecksState,
@@ -40,6 +40,7 @@ impl Cluster {
                 kinds.push(EventKind::FitnessChanged { backend: id, from, to, reason });
             }
             kinds.extend(read_only_change(backend));
+            kinds.extend(version_change(backend));
             kinds.extend(impairment_change(backend));
         }
         kinds.extend(self.checks_change(now));
@@ -71,11 +72,26 @@ fn read_only_change(backend: &mut Backend) -> Option<EventKind> {
         .then_some(EventKind::ReadOnlyChanged { backend: backend.id, read_only })
 }
 
+fn version_change(backend: &mut Backend) -> Option<EventKind> {
+    let to = backend.facts.as_ref()?.version.clone();
+    if backend.reported.version.as_ref() == Some(&to) {
+        return None;
+    }
+    // The first one is no change.
+    let from = backend.reported.version.replace(to.clone())?;
+    Some(EventKind::VersionChanged { backend: backend.id, from, to })
+}
+
 fn impairment_change(backend: &mut Backend) -> Option<EventKind> {
     let impairment = backend.impairment().cloned();
     let cause = impairment.as_ref().map(|failure| failure.cause);
     let reported = mem::replace(&mut backend.reported.impaired, cause);
-    let failure = impairment.filter(|_| reported != cause)?;
-    let (cause, text) = (failure.cause, failure.text);
-    Some(EventKind::CheckImpaired { backend: backend.id, cause, text })
+    let backend = backend.id;
+    match impairment {
+        Some(CheckFailure { cause, text }) => {
+            (reported != Some(cause)).then_some(EventKind::CheckImpaired { backend, cause, text })
+        }
+        // One that is down by now can be judged, too.
+        None => reported.map(|_| EventKind::CheckRestored { backend }),
+    }
 }
