@@ -262,7 +262,7 @@ pub enum EventKind {
         to: Health,
         reason: BackendReason,
     },
-    /// A replica became fit or unfit for reads while it is alive.
+    /// A backend became fit or unfit for new connections while it is alive.
     FitnessChanged {
         backend: BackendId,
         from: Health,
@@ -279,6 +279,18 @@ pub enum EventKind {
         backend: BackendId,
         cause: Cause,
         text: String,
+    },
+    /// A condition cannot be judged; somebody must repair the check.
+    ConditionImpaired {
+        backend: BackendId,
+        name: String,
+        cause: Cause,
+        text: String,
+    },
+    /// A check says that a server is in maintenance, and why; `None`: no longer.
+    MaintenanceChanged {
+        backend: BackendId,
+        reason: Option<BackendReason>,
     },
     /// Nothing is heard from any backend: most likely our own network. Routes stay.
     AllChecksFailing,
@@ -340,6 +352,8 @@ impl EventKind {
             Self::FitnessChanged { .. } => "fitness_changed",
             Self::ReadOnlyChanged { .. } => "read_only_changed",
             Self::CheckImpaired { .. } => "check_impaired",
+            Self::ConditionImpaired { .. } => "condition_impaired",
+            Self::MaintenanceChanged { .. } => "maintenance_changed",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
             Self::RouteChanged { .. } => "route_changed",
@@ -361,6 +375,8 @@ impl EventKind {
             | Self::FitnessChanged { backend, .. }
             | Self::ReadOnlyChanged { backend, .. }
             | Self::CheckImpaired { backend, .. }
+            | Self::ConditionImpaired { backend, .. }
+            | Self::MaintenanceChanged { backend, .. }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }
@@ -428,7 +444,11 @@ impl Event {
                 Admin::Ready => Severity::Info,
                 Admin::Drain | Admin::Maint => Severity::Warning,
             },
-            EventKind::CheckImpaired { .. } | EventKind::FlipRefused { .. } => Severity::Warning,
+            EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
+            EventKind::CheckImpaired { .. }
+            | EventKind::ConditionImpaired { .. }
+            | EventKind::MaintenanceChanged { reason: Some(_), .. }
+            | EventKind::FlipRefused { .. } => Severity::Warning,
             EventKind::AllChecksFailing
             | EventKind::SwapFailed { .. }
             | EventKind::PersistFailed { .. } => Severity::Error,
