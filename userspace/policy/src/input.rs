@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    condition::Condition,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     moment::Moment,
     output::{RouteTable, Share},
@@ -158,6 +159,9 @@ pub struct Restored {
 pub enum Input {
     /// A probe ended.
     Checked { backend: BackendId, result: CheckResult },
+    /// How the conditions of a backend came out in a probe; fed before the [`Input::Checked`] of the same probe, so that a server is never
+    /// taken in that is known to be unfit. Those that were not asked are left out.
+    Conditions { backend: BackendId, conditions: Vec<Condition> },
     /// An operator asks for a route-only flip. Answered by exactly one [`crate::Output::Reply`].
     Flip {
         cluster: ClusterId,
@@ -190,6 +194,8 @@ pub enum Input {
 pub enum CheckResult {
     /// The server let us in and answered every question.
     Answered(Facts),
+    /// Something answers on the server, and nobody asks it about itself: there is no login.
+    Reached,
     /// It did not.
     Failed(CheckFailure),
 }
@@ -199,7 +205,7 @@ impl CheckResult {
     #[must_use]
     pub const fn is_silence(&self) -> bool {
         match self {
-            Self::Answered(_) => false,
+            Self::Answered(_) | Self::Reached => false,
             Self::Failed(failure) => failure.cause.is_silence(),
         }
     }
@@ -256,30 +262,87 @@ pub enum Cause {
     UserLimit,
     MissingGrant,
     Tls,
+    /// Trouble of our own host: no file descriptors, a command that cannot be started.
+    Local,
     Other,
 }
 
-impl Cause {
-    /// Returns whether failures of this kind, `fall` in a row, take a backend down.
-    ///
-    /// In all other cases the server is alive and the trouble is between it and our check account;
-    /// the application has its own account, so taking the server away would turn a broken check
-    /// into an outage.
-    #[must_use]
-    pub const fn may_take_down(self) -> bool {
+/// What follows from a check that was not answered as it should be.
+///
+/// This is the one place that says which results may take a backend down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// The server is alive and the trouble is between it and our checks; the application has its own account, so taking the server
+    /// away would turn a broken check into an outage.
+    Nothing,
+    /// `fall` in a row take down; of a condition, they make unfit.
+    TakesDown,
+    /// As [`Effect::TakesDown`], but only if the same check of another backend was heard after it began.
+    TakesDownWithWitness,
+}
+
+impl Effect {
+    pub(crate) const fn of_login(self) -> &'static str {
         match self {
-            Self::Refused
-            | Self::TimedOut
-            | Self::Unreachable
-            | Self::ConnectionLost
-            | Self::Protocol => true,
+            Self::Nothing => "nothing; shown and logged",
+            Self::TakesDown => "**down** after `fall`",
+            Self::TakesDownWithWitness => "**down** after `fall`, if another backend is heard",
+        }
+    }
+
+    pub(crate) const fn of_condition(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing; shown and logged",
+            Self::TakesDown => "unfit after `fall`",
+            Self::TakesDownWithWitness => {
+                "unfit after `fall`, if the same check is heard elsewhere"
+            }
+        }
+    }
+}
+
+impl Cause {
+    /// Every cause, for documents and tests.
+    pub const ALL: [Self; 13] = [
+        Self::Refused,
+        Self::ConnectionLost,
+        Self::Protocol,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::AuthDenied,
+        Self::TooManyConnections,
+        Self::HostBlocked,
+        Self::UserLimit,
+        Self::MissingGrant,
+        Self::Tls,
+        Self::Local,
+        Self::Other,
+    ];
+
+    /// Returns what follows from a failure of this kind.
+    #[must_use]
+    pub const fn effect(self) -> Effect {
+        match self {
+            Self::Refused | Self::ConnectionLost | Self::Protocol => Effect::TakesDown,
+            // Nothing at all was heard, so that the fault may as well be our own network's.
+            Self::TimedOut | Self::Unreachable => Effect::TakesDownWithWitness,
             Self::AuthDenied
             | Self::TooManyConnections
             | Self::HostBlocked
             | Self::UserLimit
             | Self::MissingGrant
             | Self::Tls
-            | Self::Other => false,
+            | Self::Local
+            | Self::Other => Effect::Nothing,
+        }
+    }
+
+    /// Returns whether failures of this kind, `fall` in a row, take a backend down.
+    #[must_use]
+    pub const fn may_take_down(self) -> bool {
+        match self.effect() {
+            Effect::TakesDown | Effect::TakesDownWithWitness => true,
+            Effect::Nothing => false,
         }
     }
 
@@ -287,18 +350,9 @@ impl Cause {
     /// network's.
     #[must_use]
     pub const fn is_silence(self) -> bool {
-        match self {
-            Self::TimedOut | Self::Unreachable => true,
-            Self::Refused
-            | Self::ConnectionLost
-            | Self::Protocol
-            | Self::AuthDenied
-            | Self::TooManyConnections
-            | Self::HostBlocked
-            | Self::UserLimit
-            | Self::MissingGrant
-            | Self::Tls
-            | Self::Other => false,
+        match self.effect() {
+            Effect::TakesDownWithWitness => true,
+            Effect::TakesDown | Effect::Nothing => false,
         }
     }
 
@@ -317,6 +371,7 @@ impl Cause {
             Self::UserLimit => "user_limit",
             Self::MissingGrant => "missing_grant",
             Self::Tls => "tls",
+            Self::Local => "local",
             Self::Other => "other",
         }
     }
@@ -336,6 +391,7 @@ impl fmt::Display for Cause {
             Self::UserLimit => "the check user reached a limit of its account",
             Self::MissingGrant => "the check user lacks a privilege",
             Self::Tls => "TLS error",
+            Self::Local => "trouble of this host",
             Self::Other => "server error",
         })
     }
