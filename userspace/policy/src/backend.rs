@@ -433,9 +433,10 @@ mod tests {
                 io_running,
                 sql_running,
                 lag: lag.map(Duration::from_secs),
+                ..Channel::default()
             })
             .collect();
-        let facts = Facts { read_only: true, server_id: 1, version: String::new(), replication };
+        let facts = Facts { read_only: true, replication, ..Facts::default() };
         assert_eq!(replication_fault(&facts, Duration::from_secs(10)), expected);
     }
 }

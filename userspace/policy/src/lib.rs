@@ -57,7 +57,7 @@
 //!     done
 //! }
 //! let answer = |read_only| CheckResult::Answered(Facts {
-//!     read_only, server_id: 1, version: "11.8".into(), replication: vec![],
+//!     read_only, server_id: 1, version: "11.8".into(), ..Facts::default()
 //! });
 //!
 //! // The active primary answers and is writable: the write route leads to it.
@@ -126,8 +126,8 @@ pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Effect, Facts, Input, PairSpec, PersistError, Precondition,
-    Restored, Role, RouteSpec,
+    CheckResult, ClusterSpec, Drain, Effect, Facts, Input, IoThread, LogPosition, PairSpec,
+    PersistError, Precondition, Restored, Role, RouteSpec, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;

@@ -401,23 +401,15 @@ mod tests {
                 "cut-off" | "stopped" => {
                     backend.facts = Some(Facts {
                         read_only: true,
-                        server_id: 1,
-                        version: String::new(),
                         replication: vec![Channel {
-                            name: String::new(),
-                            io_running: false,
                             sql_running: word == "cut-off",
-                            lag: None,
+                            ..Channel::default()
                         }],
+                        ..Facts::default()
                     });
                 }
                 "rw" | "ro" => {
-                    backend.facts = Some(Facts {
-                        read_only: word == "ro",
-                        server_id: 1,
-                        version: String::new(),
-                        replication: Vec::new(),
-                    });
+                    backend.facts = Some(Facts { read_only: word == "ro", ..Facts::default() });
                 }
                 _ => {}
             }

@@ -6,6 +6,7 @@
 
 mod cause;
 mod dialect;
+mod gtid;
 pub mod mysql;
 
 use std::time::Duration;

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     cause::{failure, timed_out},
-    dialect::{Dialect, STATE_QUERY, State, channels},
+    dialect::{Dialect, STATE_QUERY, State, channels, own_log_position},
 };
 
 /// A login older than this is given up for a fresh one.
@@ -142,13 +142,36 @@ impl Prober {
     }
 }
 
+/// Asks everything: two queries, one more on a new connection, and one more where there are no GTIDs.
 async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialect), CheckFailure> {
-    let state: Option<Row> = conn.query_first(STATE_QUERY).await.map_err(|e| failure(&e))?;
-    let State { read_only, server_id, version, comment } = State::read(state.as_ref())?;
-    let dialect = dialect.unwrap_or_else(|| Dialect::of(&version, &comment));
+    let dialect = match dialect {
+        Some(dialect) => dialect,
+        None => {
+            let state = state(conn, STATE_QUERY).await?;
+            Dialect::of(&state.version, &state.comment)
+        }
+    };
+    let State { read_only, server_id, version, position, .. } =
+        state(conn, dialect.state_query()).await?;
     let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
     let replication = channels(dialect, &rows)?;
-    Ok((Facts { read_only, server_id, version, replication }, dialect))
+    let position =
+        if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
+    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+}
+
+async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
+    let row: Option<Row> = conn.query_first(query).await.map_err(|e| failure(&e))?;
+    State::read(row.as_ref())
+}
+
+/// Returns where the server's own log ends. An account that may not ask for it is as good as any other.
+async fn log_position(conn: &mut Conn, dialect: Dialect) -> Result<Option<String>, CheckFailure> {
+    match conn.query_first::<Row, _>(dialect.log_position_query()).await {
+        Ok(row) => Ok(row.as_ref().and_then(own_log_position).map(|place| place.to_string())),
+        Err(mysql_async::Error::Server(_)) => Ok(None),
+        Err(error) => Err(failure(&error)),
+    }
 }
 
 /// Turns a panic of the driver into a failed check.
