@@ -6,6 +6,7 @@ pub mod control;
 pub mod dataplane;
 mod exec;
 pub mod http;
+pub mod inspect;
 pub mod journal;
 pub mod net;
 pub mod runtime;

@@ -19,7 +19,7 @@ const MYSQL_STATE_QUERY: &str = "SELECT @@global.read_only AS ro, @@global.serve
 /// How a server names replication. Found once per connection, since an upgrade ends every
 /// connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     MariaDb,
     /// MySQL before 8.0.22, which knows only the old words.
     MySqlOld,
@@ -70,7 +70,7 @@ impl Dialect {
 
 /// The first three numbers of a version such as `8.0.22-debug`; a missing or strange one counts as
 /// 0.
-fn number(version: &str) -> Option<[u32; 3]> {
+pub(crate) fn number(version: &str) -> Option<[u32; 3]> {
     let mut parts = version
         .split(|c: char| !c.is_ascii_digit())
         .map(|part| part.parse::<u32>().unwrap_or_default());
@@ -111,7 +111,7 @@ impl State {
 }
 
 /// `read_only` is a number or a word; MariaDB 12 adds words such as `NO_LOCK`, which all mean yes.
-fn is_on(value: &str) -> bool {
+pub(crate) fn is_on(value: &str) -> bool {
     !matches!(value.to_ascii_uppercase().as_str(), "0" | "OFF" | "FALSE" | "NO" | "")
 }
 
@@ -226,9 +226,9 @@ fn is_yes(value: Option<String>) -> bool {
 }
 
 /// A column's name and its value as text; `None` is NULL.
-type Cell = (String, Option<String>);
+pub(crate) type Cell = (String, Option<String>);
 
-fn cells(row: &Row) -> Vec<Cell> {
+pub(super) fn cells(row: &Row) -> Vec<Cell> {
     let names = row.columns_ref().iter().map(|column| column.name_str().into_owned());
     let values = (0..row.len()).map(|index| match row.as_ref(index)? {
         Value::NULL => None,
@@ -244,7 +244,7 @@ fn cells(row: &Row) -> Vec<Cell> {
 
 /// Returns the first of these columns that is there, whatever its letters' case; the inner `None`
 /// is NULL.
-fn text(row: &[Cell], names: &[&str]) -> Option<Option<String>> {
+pub(crate) fn text(row: &[Cell], names: &[&str]) -> Option<Option<String>> {
     names.iter().find_map(|name| {
         let cell = row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name))?;
         Some(cell.1.clone())

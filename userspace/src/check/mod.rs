@@ -5,7 +5,8 @@
 //! the loop.
 
 mod cause;
-mod dialect;
+pub(crate) mod dialect;
+pub(crate) mod grants;
 mod gtid;
 pub mod mysql;
 

@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     cause::{failure, timed_out},
-    dialect::{Dialect, STATE_QUERY, State, channels, own_log_position},
+    dialect::{self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position},
+    grants::{GRANTS_QUERY, Grants, Purpose},
 };
 
 /// A login older than this is given up for a fresh one.
@@ -79,6 +80,30 @@ impl Prober {
         self.target
     }
 
+    /// Returns how the server speaks that answered the last probe.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        match &self.link {
+            Link::Open { dialect, .. } => *dialect,
+            Link::Closed | Link::LoggingIn { .. } => None,
+        }
+    }
+
+    /// Asks something else over the connection that the last probe left open, within another `timeout`.
+    pub(crate) async fn ask(&mut self, query: &str) -> Result<Vec<Vec<Cell>>, CheckFailure> {
+        let deadline = Instant::now() + self.timeout;
+        let (mut conn, dialect) = self.connection(deadline).await?;
+        let answer = async { conn.query(query).await.map_err(|error| failure(&error)) };
+        match timeout_at(deadline, guarded(answer)).await {
+            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(rows)) => {
+                let rows: Vec<Row> = rows;
+                self.link = Link::Open { conn, dialect };
+                Ok(rows.iter().map(cells).collect())
+            }
+        }
+    }
+
     /// Closes the kept connection.
     pub fn disconnect(&mut self) {
         self.link = Link::Closed;
@@ -107,11 +132,31 @@ impl Prober {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
             Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) if failure.cause == Cause::MissingGrant => {
+                Err(self.name_grant(conn, failure, deadline).await)
+            }
             Ok(Err(failure)) => Err(failure),
             Ok(Ok((facts, dialect))) => {
                 self.link = Link::Open { conn, dialect: Some(dialect) };
                 Ok(facts)
             }
+        }
+    }
+
+    /// Adds the statement that gives the missing privilege, with the account's name as the server has it.
+    async fn name_grant(
+        &mut self,
+        mut conn: Box<Conn>,
+        failure: CheckFailure,
+        deadline: Instant,
+    ) -> CheckFailure {
+        let statement = timeout_at(deadline, guarded(missing_grant(&mut conn))).await;
+        match statement {
+            Ok(Ok(Some(statement))) => {
+                CheckFailure { text: format!("{}: {statement}", failure.text), ..failure }
+            }
+            // What is said without it is true as well.
+            Ok(Ok(None) | Err(_)) | Err(_) => failure,
         }
     }
 
@@ -158,6 +203,16 @@ async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialec
     let position =
         if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
     Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+}
+
+/// Returns the statement that lets the account check this server, if it may not.
+async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
+    let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
+    let rows: Vec<Row> = conn.query(GRANTS_QUERY).await.map_err(|e| failure(&e))?;
+    let grants = Grants::read(&rows.iter().map(cells).collect::<Vec<_>>());
+    let dialect = Dialect::of(&version, &comment);
+    let version = dialect::number(&version).unwrap_or_default();
+    Ok(grants.missing(dialect, version, Purpose::Check).map(|missing| missing.statement))
 }
 
 async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
