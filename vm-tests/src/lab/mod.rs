@@ -10,6 +10,7 @@ pub mod flavour;
 mod installation;
 mod mounts;
 pub mod netns;
+pub mod proxy;
 pub mod servers;
 pub mod topology;
 pub mod ways;
