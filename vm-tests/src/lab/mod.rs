@@ -6,6 +6,7 @@
 pub mod client;
 pub mod daemon;
 pub mod database;
+pub mod fault;
 pub mod flavour;
 mod installation;
 mod mounts;

@@ -5,7 +5,9 @@
 
 mod alive;
 mod auth;
+mod detection;
 mod replication;
+mod stability;
 mod swap;
 
 use std::{
@@ -20,7 +22,7 @@ use pairflip_vm_tests::{
     Client, Daemon, Flavour, Fork, Lab, Options,
     lab::{
         database::{CHECK_PASSWORD, CHECK_USER},
-        topology::VIP_WRITE,
+        topology::{VIP_READ, VIP_WRITE},
     },
 };
 use serde_json::Value;
