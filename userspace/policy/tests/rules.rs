@@ -38,14 +38,9 @@ fn another_version_at_an_address_is_told_once() {
     let mut told = |version: &str| {
         let CheckResult::Answered(facts) = answered(false, Some(0)) else { unreachable!() };
         let result = CheckResult::Answered(Facts { version: version.into(), ..facts });
-        policy.handle(Input::Checked { backend: BackendId(0), result }, Moment::START);
-        let kinds = std::iter::from_fn(|| policy.poll_output()).filter_map(|output| match output {
-            Output::Event(Event { what: what @ EventKind::VersionChanged { .. }, .. }) => {
-                Some(what)
-            }
-            _ => None,
-        });
-        kinds.collect::<Vec<_>>()
+        let mut told = events_of(&mut policy, result);
+        told.retain(|what| matches!(what, EventKind::VersionChanged { .. }));
+        told
     };
     assert_eq!(told("5.7.44"), [], "the first one is no change");
     assert_eq!(told("5.7.44"), []);
@@ -59,14 +54,8 @@ fn another_version_at_an_address_is_told_once() {
 fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
     let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
     let mut told = |word: &str| {
-        let result = result(word);
-        policy.handle(Input::Checked { backend: BackendId(0), result }, Moment::START);
-        let names = std::iter::from_fn(|| policy.poll_output()).filter_map(|output| match output {
-            Output::Event(event) if event.what.name().starts_with("check_") => {
-                Some(event.what.name())
-            }
-            _ => None,
-        });
+        let told = events_of(&mut policy, result(word));
+        let names = told.iter().map(EventKind::name).filter(|name| name.starts_with("check_"));
         names.collect::<Vec<_>>()
     };
     assert_eq!(told("rw"), [""; 0]);
@@ -75,6 +64,18 @@ fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
     assert_eq!(told("limit"), ["check_impaired"], "another cause is news");
     assert_eq!(told("rw"), ["check_restored"]);
     assert_eq!(told("rw"), [""; 0]);
+}
+
+/// What a policy tells of when its first backend has this result.
+fn events_of(policy: &mut Policy, result: CheckResult) -> Vec<EventKind> {
+    policy.handle(Input::Checked { backend: BackendId(0), result }, Moment::START);
+    let mut told = Vec::new();
+    while let Some(output) = policy.poll_output() {
+        if let Output::Event(event) = output {
+            told.push(event.what);
+        }
+    }
+    told
 }
 
 #[test]

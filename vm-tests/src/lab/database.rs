@@ -13,6 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -47,6 +49,8 @@ pub struct Database {
     namespace: Namespace,
     dir: PathBuf,
     options: Vec<String>,
+    /// The server resolves names, and sees this as `/etc/hosts`.
+    hosts: Option<String>,
     child: Option<Child>,
 }
 
@@ -68,6 +72,7 @@ impl Database {
             namespace,
             dir: dir.to_owned(),
             options: Vec::new(),
+            hosts: None,
             child: None,
         };
         database.copy_template()?;
@@ -96,6 +101,11 @@ impl Database {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
+    /// Has the server look for the names of its clients' addresses, in starts to come, and find these.
+    pub fn resolve_names(&mut self, hosts: &str) {
+        self.hosts = Some(hosts.to_owned());
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.join("mysql.sock")
     }
@@ -117,6 +127,17 @@ impl Database {
             .stderr(log)
             // Ctrl-C at the terminal is for the one who owns the lab.
             .process_group(0);
+        match &self.hosts {
+            Some(hosts) => {
+                let file = self.dir.join("hosts");
+                fs::write(&file, hosts)?;
+                with_hosts(&mut command, file);
+            }
+            // For MySQL it counts whatever its value, so it is given here alone.
+            None => {
+                command.arg("--skip-name-resolve");
+            }
+        }
         self.child = Some(command.spawn().context(
             "starting a database server; install mariadb-server-core, or run `cargo xtask setup`",
         )?);
@@ -156,6 +177,42 @@ impl Database {
             .arg(format!("--socket={}", self.socket().display()))
             .args(["--execute", statements]))
         .map(|text| text.trim_end().to_owned())
+    }
+
+    /// Runs statements as [`Database::sql`] does, and returns while they run. Killing the client ends them.
+    pub fn sql_in_background(&self, statements: &str) -> Result<Child> {
+        let program = self.installation.client();
+        Command::new(&program[0])
+            .args(&program[1..])
+            .arg("--user=root")
+            .arg(format!("--socket={}", self.socket().display()))
+            .args(["--execute", statements])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting a client of a database server")
+    }
+
+    /// Ids of an account's connections.
+    pub fn connections_of(&self, user: &str) -> Result<Vec<u64>> {
+        let list = self.sql("SHOW PROCESSLIST")?;
+        let rows = list.lines().map(|line| line.split('\t'));
+        Ok(rows
+            .filter_map(|mut row| {
+                let id = row.next()?.parse().ok()?;
+                (row.next()? == user).then_some(id)
+            })
+            .collect())
+    }
+
+    /// Ends an account's connections.
+    pub fn kill_connections_of(&self, user: &str) -> Result<()> {
+        for id in self.connections_of(user)? {
+            // It may have ended by itself meanwhile.
+            _ = self.sql(&format!("KILL {id}"));
+        }
+        Ok(())
     }
 
     /// Starts the server again after [`Database::kill`].
@@ -239,6 +296,19 @@ impl Database {
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Has a program see `file` as `/etc/hosts`, in a mount namespace that ends with it.
+fn with_hosts(command: &mut Command, file: PathBuf) {
+    let none = None::<&str>;
+    // SAFETY: these are system calls and nothing else, so they are safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            Ok(mount(Some(&file), "/etc/hosts", none, MsFlags::MS_BIND, none)?)
+        });
     }
 }
 

@@ -79,7 +79,6 @@ impl Fork {
             "--bind-address=*",
             "--port=3306",
             "--log-bin=binlog",
-            "--skip-name-resolve",
             "--innodb-buffer-pool-size=32M",
             "--innodb-flush-log-at-trx-commit=2",
             "--max-connections=500",

@@ -6,10 +6,12 @@
 pub mod client;
 pub mod daemon;
 pub mod database;
+pub mod fault;
 pub mod flavour;
 mod installation;
 mod mounts;
 pub mod netns;
+pub mod proxy;
 pub mod servers;
 pub mod topology;
 pub mod ways;
@@ -90,13 +92,7 @@ impl Lab {
         }
         clean_stale()?;
         let dir = lab_dir(&options.name);
-        if dir.exists() {
-            bail!("a lab named {:?} runs already; `cargo xtask lab down` removes it", options.name);
-        }
-        fs::create_dir_all(&dir)
-            .with_context(|| format!("making {}; are you root?", dir.display()))?;
-        fs::write(dir.join("owner"), std::process::id().to_string())?;
-        mounts::note_missing(Path::new(MOUNTS))?;
+        claim(&dir)?;
         // From here on dropping the lab removes what was made.
         let mut lab = Self {
             name: options.name.clone(),
@@ -237,6 +233,29 @@ impl Drop for Lab {
     }
 }
 
+/// Makes a lab's directory with its owner in it.
+fn claim(dir: &Path) -> Result<()> {
+    let _lock = lock()?;
+    if dir.exists() {
+        bail!("the lab {} runs already; `cargo xtask lab down` removes it", dir.display());
+    }
+    fs::create_dir_all(dir).with_context(|| format!("making {}; are you root?", dir.display()))?;
+    fs::write(dir.join("owner"), std::process::id().to_string())
+        .with_context(|| format!("noting the owner of {}", dir.display()))?;
+    mounts::note_missing(Path::new(MOUNTS))
+}
+
+/// Held while labs begin, are looked at, and while the last one ends: nobody takes for stale, or for nobody's, what is just
+/// being made.
+fn lock() -> Result<fs::File> {
+    fs::create_dir_all(crate::cache_dir()).context("making the cache")?;
+    let path = crate::cache_dir().join("lab.lock");
+    let file =
+        fs::File::create(&path).with_context(|| format!("making the lock {}", path.display()))?;
+    file.lock().with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
 /// Data directory of a server of the host's own that never ran.
 pub(crate) fn host_template() -> Result<PathBuf> {
     Installation::of(Flavour::MariaDb1011, |_| {})?.template()
@@ -269,13 +288,15 @@ pub fn namespace(lab: &str, host: &str) -> Namespace {
 
 /// Removes labs whose owner is dead.
 pub fn clean_stale() -> Result<()> {
-    for name in labs() {
-        let lives = owner(&name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
-        if !lives {
-            remove(&name)?;
-        }
+    let mut stale;
+    {
+        let _lock = lock()?;
+        stale = labs();
+        let lives =
+            |name: &str| owner(name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
+        stale.retain(|name| !lives(name));
     }
-    Ok(())
+    stale.iter().try_for_each(|name| remove(name))
 }
 
 /// Whether a process that lives will remove the lab by itself.
@@ -315,6 +336,7 @@ pub fn remove(name: &str) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
+    let _lock = lock()?;
     if labs().is_empty() {
         mounts::remove_noted(Path::new(MOUNTS))?;
         // Another lab may be coming up by now.
