@@ -42,6 +42,16 @@ impl Dialect {
     }
 }
 
+/// Returns what makes the server itself end a query of ours that takes longer than this, so that nothing piles up there.
+pub(super) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
+    match dialect {
+        Dialect::MariaDb => format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
+        Dialect::MySql | Dialect::MySqlOld => {
+            format!("SET SESSION max_execution_time = {}", limit.as_millis())
+        }
+    }
+}
+
 /// The first three numbers of a version such as `8.0.22-debug`; a missing or strange one counts as
 /// 0.
 fn number(version: &str) -> Option<[u32; 3]> {
@@ -118,10 +128,15 @@ fn is_yes(value: Option<String>) -> bool {
 
 /// Returns the first of these columns that is there, whatever its letters' case; the inner `None`
 /// is NULL.
-fn text(row: &Row, names: &[&str]) -> Option<Option<String>> {
+pub(super) fn text(row: &Row, names: &[&str]) -> Option<Option<String>> {
     let index = names.iter().find_map(|name| {
         row.columns_ref().iter().position(|column| column.name_str().eq_ignore_ascii_case(name))
     })?;
+    value_of(row, index)
+}
+
+/// Returns a column as text, if there is one; the inner `None` is NULL.
+pub(super) fn value_of(row: &Row, index: usize) -> Option<Option<String>> {
     Some(match row.as_ref(index)? {
         Value::NULL => None,
         Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),

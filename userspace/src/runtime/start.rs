@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use pairflip_policy::{BackendId, CheckResult, Moment, Policy};
+use pairflip_policy::{BackendId, Moment, Policy};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -23,8 +23,14 @@ use super::{
     restore::restored,
 };
 use crate::{
-    check::{self, mysql::Prober},
-    config::{Attach, Cluster, Config, Forwarding},
+    check::{
+        self, Checker, Probe,
+        exec::Subject,
+        keys::{Keys, Notice},
+        mysql::Prober,
+        questions::Questions,
+    },
+    config::{Applies, Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
     http,
@@ -39,7 +45,8 @@ const QUEUE: usize = 256;
 /// The loop's owner and what it listens to.
 pub(super) struct Parts {
     pub(super) runtime: Runtime,
-    pub(super) results: mpsc::Receiver<(BackendId, CheckResult)>,
+    pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
+    pub(super) notices: mpsc::Receiver<Notice>,
     pub(super) requests: mpsc::Receiver<control::Request>,
     /// The control socket's server.
     pub(super) server: JoinHandle<()>,
@@ -77,7 +84,9 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
-    let pacers = start_checks(&config, &ids, &result_sender);
+    let (notice_sender, notices) = mpsc::channel(QUEUE);
+    let keys = all_keys(&config, &notice_sender);
+    let pacers = start_checks(&config, &ids, &keys, &result_sender);
     let mut runtime = Runtime {
         ids,
         policy,
@@ -87,6 +96,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         journal,
         started,
         pacers,
+        keys,
         hops: BTreeMap::new(),
         devices: BTreeMap::new(),
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
@@ -105,7 +115,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    Ok(Parts { runtime, results, requests, server })
+    Ok(Parts { runtime, results, notices, requests, server })
 }
 
 fn load_options(config: &Config) -> LoadOptions {
@@ -194,27 +204,64 @@ fn describe_ports(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
     Ok(dataplane.set_snat_ports(min, max)?)
 }
 
+/// The keys of every cluster that logs in, by its index.
+fn all_keys(config: &Config, notices: &mpsc::Sender<Notice>) -> BTreeMap<usize, Keys> {
+    let clusters = config.clusters.iter().enumerate();
+    clusters
+        .filter_map(|(index, cluster)| {
+            let login = cluster.check.login.clone()?;
+            Some((index, Keys::new(login, index, notices.clone())))
+        })
+        .collect()
+}
+
+/// Every backend of a cluster, as commands are told of it.
+fn subjects(cluster: &Cluster) -> impl Iterator<Item = (SocketAddr, Subject)> + '_ {
+    cluster.pairs.iter().flat_map(|pair| {
+        pair.backends().map(|address| {
+            let is_primary = address == pair.primary;
+            let subject = Subject {
+                cluster: cluster.name.clone(),
+                pair: pair.name.clone(),
+                address,
+                role: if is_primary { Applies::Primary } else { Applies::Replica },
+            };
+            (address, subject)
+        })
+    })
+}
+
+fn prober(cluster: &Cluster, subject: &Subject, keys: &Keys) -> Prober {
+    let check = &cluster.check;
+    let sql = check.sql.iter().filter(|check| check.role.covers(subject.role));
+    let mut questions = Questions::none(check::role(subject.role));
+    questions.sql = sql.cloned().collect();
+    if let Some(login) = &check.login {
+        questions.galera = login.galera;
+        questions.gtid = login.gtid;
+        questions.heartbeat.clone_from(&login.heartbeat);
+    }
+    Prober::new(subject.address, keys.clone(), questions, check.timeout)
+}
+
 fn start_checks(
     config: &Config,
     ids: &Ids,
-    results: &mpsc::Sender<(BackendId, CheckResult)>,
+    keys: &BTreeMap<usize, Keys>,
+    results: &mpsc::Sender<(BackendId, Probe)>,
 ) -> BTreeMap<BackendId, Pacer> {
     let mut pacers = BTreeMap::new();
-    for cluster in &config.clusters {
-        for address in cluster.backends() {
+    for (index, cluster) in config.clusters.iter().enumerate() {
+        for (address, subject) in subjects(cluster) {
             let Some(backend) = ids.backend(address) else { continue };
-            let prober = Prober::new(
-                address,
-                &cluster.check.user,
-                cluster.check.password.expose(),
-                cluster.check.timeout,
-            );
+            let login = keys.get(&index).map(|keys| prober(cluster, &subject, keys));
+            let checker = Checker::new(&cluster.check, subject, login);
             let (pace, pace_receiver) = watch::channel(Some(cluster.check.fast_interval));
             let kick = Arc::new(Notify::new());
             let results = results.clone();
             let checks_kick = Arc::clone(&kick);
             tokio::spawn(async move {
-                check::run(backend, prober, pace_receiver, &checks_kick, results).await;
+                check::run(backend, checker, pace_receiver, &checks_kick, results).await;
             });
             pacers.insert(backend, Pacer { pace, kick });
         }
