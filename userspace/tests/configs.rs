@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pairflip::config::{
     self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, INTERFACES_MAX,
-    NoBackend, PortRange, REPLICAS_MAX, Secret, Timeouts,
+    NoBackend, PortRange, REPLICAS_MAX, Timeouts,
 };
 use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
 use pairflip_policy::Severity;
@@ -301,14 +301,17 @@ fn the_fast_interval_follows_the_timeout() {
 #[test]
 fn detection_takes_one_interval_and_the_counting() {
     let check = Check {
-        user: "pairflip".to_owned(),
-        password: Secret::new("secret"),
+        login: None,
         interval: Duration::from_secs(2),
         fast_interval: Duration::from_millis(300),
         timeout: Duration::from_millis(200),
         rise: 2,
         fall: 4,
         max_lag: Duration::from_secs(10),
+        sql: Vec::new(),
+        http: Vec::new(),
+        tcp: Vec::new(),
+        exec: Vec::new(),
     };
     assert_eq!(check.detection_time(), Duration::from_millis(2000 + 3 * 300 + 200));
     let once = Check { fall: 1, ..check };
@@ -324,7 +327,7 @@ fn a_password_is_read_beside_the_configuration_and_never_printed() {
     fs::write(&password, "p\u{e4}ss word \r\n").unwrap();
     fs::set_permissions(&password, fs::Permissions::from_mode(0o640)).unwrap();
     let config = config::load(&path).unwrap();
-    assert_eq!(config.clusters[0].check.password.expose(), "p\u{e4}ss word ");
+    assert_eq!(password_of(&config), "p\u{e4}ss word ");
     assert!(!format!("{config:?}").contains("word "));
 }
 
@@ -336,7 +339,7 @@ fn a_password_comes_from_the_environment() {
         _ => Err(io::ErrorKind::NotFound.into()),
     };
     let config = config::parse(&text, Path::new("pairflip.toml"), &variable).unwrap();
-    assert_eq!(config.clusters[0].check.password.expose(), "from the environment");
+    assert_eq!(password_of(&config), "from the environment");
 }
 
 fn parse(text: &str) -> Config {
@@ -344,6 +347,11 @@ fn parse(text: &str) -> Config {
         Ok(config) => config,
         Err(errors) => panic!("{errors}"),
     }
+}
+
+fn password_of(config: &Config) -> &str {
+    let login = config.clusters[0].check.login.as_ref();
+    login.expect("a login").password.expose()
 }
 
 fn any_password(_: &Path) -> io::Result<String> {

@@ -16,8 +16,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pairflip::check::{self, mysql::Prober};
-use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Upstream};
+use pairflip::check::{
+    self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
+};
+use pairflip::config::{Applies, Galera, Login, Secret, SecretSource};
+use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role, Upstream};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -54,13 +57,13 @@ async fn a_healthy_server_tells_its_facts() {
 #[ignore = "needs mariadbd: run by cargo xtask test"]
 async fn errors_of_a_living_server_are_told_apart() {
     let server = Server::start(11).await;
-    let denied = failed(Prober::new(server.address, "checker", "wrong", TIMEOUT).probe().await);
+    let denied = failed(prober(server.address, "checker", "wrong", TIMEOUT).probe().await);
     assert_eq!(denied, Cause::AuthDenied);
-    let unknown = failed(Prober::new(server.address, "nobody", "secret", TIMEOUT).probe().await);
+    let unknown = failed(prober(server.address, "nobody", "secret", TIMEOUT).probe().await);
     assert_eq!(unknown, Cause::AuthDenied);
 
     server.sql("CREATE USER poor IDENTIFIED BY 'secret'").await;
-    let mut poor = Prober::new(server.address, "poor", "secret", TIMEOUT);
+    let mut poor = prober(server.address, "poor", "secret", TIMEOUT);
     assert_eq!(failed(poor.probe().await), Cause::MissingGrant);
     server.sql("GRANT SLAVE MONITOR ON *.* TO poor").await;
     answered(poor.probe().await);
@@ -263,7 +266,7 @@ fn silence_and_missing_ways_are_told_apart() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("runtime").block_on(async {
             let target = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 2), 3306));
-            let mut prober = Prober::new(target, "checker", "secret", TIMEOUT);
+            let mut prober = prober(target, "checker", "secret", TIMEOUT);
             assert_eq!(failed(prober.probe().await), Cause::Unreachable, "no route");
 
             for command in [
@@ -299,10 +302,10 @@ async fn an_ipv6_address_is_connected_to_as_it_is() {
     };
     let target = address(&listener);
     let server = std::thread::spawn(move || drop(listener.accept().expect("a connection")));
-    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    let cause = failed(prober(target, "checker", "secret", TIMEOUT).probe().await);
     assert_eq!(cause, Cause::ConnectionLost);
     server.join().expect("accepted");
-    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    let cause = failed(prober(target, "checker", "secret", TIMEOUT).probe().await);
     assert_eq!(cause, Cause::Refused);
 }
 
@@ -315,10 +318,17 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     let (pace, paces) = watch::channel(Some(Duration::from_millis(300)));
     let kick = Arc::new(Notify::new());
     let (sender, mut results) = mpsc::channel(1);
-    let prober = Prober::new(target, "checker", "secret", TIMEOUT);
+    let prober = prober(target, "checker", "secret", TIMEOUT);
     let kicked = Arc::clone(&kick);
+    let subject = Subject {
+        cluster: "main".into(),
+        pair: "pair1".into(),
+        address: target,
+        role: Applies::Replica,
+    };
+    let checker = Checker::login_only(subject, prober);
     let task = tokio::spawn(async move {
-        check::run(BackendId(3), prober, paces, &kicked, sender).await;
+        check::run(BackendId(3), checker, paces, &kicked, sender).await;
     });
     let mut next = async |what: &str, at_least: u64, at_most: u64| {
         let started = Instant::now();
@@ -349,22 +359,36 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     tokio::time::timeout(Duration::from_secs(1), task).await.expect("ends").expect("no panic");
 }
 
-fn answered(result: CheckResult) -> Facts {
-    match result {
+fn prober(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Prober {
+    let login = Login {
+        user: user.to_owned(),
+        password: Secret::new(password),
+        source: SecretSource::Variable("UNUSED".to_owned()),
+        tls: None,
+        heartbeat: None,
+        gtid: false,
+        galera: Galera::Off,
+    };
+    let keys = Keys::new(login, 0, mpsc::channel(1).0);
+    Prober::new(target, keys, Questions::none(Role::Replica), timeout)
+}
+
+fn answered(probe: Probe) -> Facts {
+    match probe.result {
         CheckResult::Answered(facts) => facts,
         other @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{other:?}"),
     }
 }
 
 /// The channels as far as reads go.
-fn channels(result: CheckResult) -> Vec<Channel> {
-    let mut channels = answered(result).replication;
+fn channels(probe: Probe) -> Vec<Channel> {
+    let mut channels = answered(probe).replication;
     channels.iter_mut().for_each(|channel| channel.upstream = Upstream::default());
     channels
 }
 
-fn failed(result: CheckResult) -> Cause {
-    match result {
+fn failed(probe: Probe) -> Cause {
+    match probe.result {
         CheckResult::Failed(failure) => failure.cause,
         other @ (CheckResult::Answered(_) | CheckResult::Reached) => panic!("{other:?}"),
     }
@@ -388,7 +412,7 @@ fn channel(name: &str, io_running: bool, sql_running: bool, lag_s: Option<u64>) 
 }
 
 /// Probes a server that says `bytes` whatever it hears, then closes.
-async fn probe_of(bytes: Vec<u8>) -> CheckResult {
+async fn probe_of(bytes: Vec<u8>) -> Probe {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let target = address(&listener);
     let server = std::thread::spawn(move || {
@@ -399,7 +423,7 @@ async fn probe_of(bytes: Vec<u8>) -> CheckResult {
             drop(stream.take(1 << 16).read_to_end(&mut heard));
         }
     });
-    let mut prober = Prober::new(target, "checker", "secret", Duration::from_secs(5));
+    let mut prober = prober(target, "checker", "secret", Duration::from_secs(5));
     let result = prober.probe().await;
     drop(prober);
     tokio::task::spawn_blocking(|| server.join()).await.expect("join").expect("server");
@@ -510,7 +534,7 @@ impl Server {
     }
 
     fn prober(&self) -> Prober {
-        Prober::new(self.address, "checker", "secret", TIMEOUT)
+        prober(self.address, "checker", "secret", TIMEOUT)
     }
 
     fn signal(&self, signal: Signal) {

@@ -19,7 +19,7 @@ use pairflip::{
         client::{ClientError, request},
         protocol::{
             AdminRequest, AdminState, ApiError, Drain, ErrorBody, Event, Events, FlipRequest,
-            Flows, Status, Unloaded,
+            Flows, Reloaded, Status, Unloaded,
         },
         render::{self, Style},
         server::safe_flip_not_supported,
@@ -158,6 +158,9 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Reads the passwords and certificates of the checks again, and says which other changes of the
+    /// configuration need a restart of the daemon. SIGHUP does the same.
+    Reload,
     /// Removes everything from the kernel and the host, and stops the daemon. Connections through
     /// the redirector break.
     Unload {
@@ -275,6 +278,7 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             })
         }
         Command::Check { config, offline } => check(json, &config, offline).await,
+        Command::Reload => reload(&socket, json).await,
         Command::Unload { config } => {
             show(&unload(&socket, &config).await?, json, |unloaded| match &unloaded.removed[..] {
                 [] => "nothing was loaded".to_owned(),
@@ -426,6 +430,20 @@ fn print(text: &str) -> bool {
 
 async fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, ClientError> {
     request(socket, Method::GET, target, None::<&()>).await
+}
+
+/// What could not be read is an error, whatever else was.
+async fn reload(socket: &Path, json: bool) -> Result<String, Failure> {
+    let reloaded: Reloaded = request(socket, Method::POST, "/v1/reload", None::<&()>).await?;
+    if reloaded.failed.is_empty() {
+        return show(&reloaded, json, render::reloaded);
+    }
+    let error = ApiError::new(
+        "reload_failed",
+        reloaded.failed.join("\n"),
+        "repair it and reload again; what is not named here is in use",
+    );
+    Err(Failure { error, code: EXIT_FAILED })
 }
 
 /// Through the daemon where one runs, else by what the configuration says.

@@ -32,6 +32,11 @@ pub(super) fn failure(error: &Error) -> CheckFailure {
     CheckFailure { cause, text }
 }
 
+/// Returns what an error of a connection means that is not the driver's.
+pub(super) fn unanswered(doing: &str, error: &io::Error) -> CheckFailure {
+    CheckFailure { cause: io_cause(error), text: format!("{doing}: {error}") }
+}
+
 pub(super) fn timed_out(doing: &str, timeout: Duration) -> CheckFailure {
     CheckFailure { cause: Cause::TimedOut, text: format!("{doing}: no answer within {timeout:?}") }
 }

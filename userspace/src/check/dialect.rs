@@ -68,6 +68,16 @@ impl Dialect {
     }
 }
 
+/// Returns what makes the server itself end a query of ours that takes longer than this, so that nothing piles up there.
+pub(super) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
+    match dialect {
+        Dialect::MariaDb => format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
+        Dialect::MySql | Dialect::MySql80 | Dialect::MySqlOld => {
+            format!("SET SESSION max_execution_time = {}", limit.as_millis())
+        }
+    }
+}
+
 /// The first three numbers of a version such as `8.0.22-debug`; a missing or strange one counts as
 /// 0.
 pub(crate) fn number(version: &str) -> Option<[u32; 3]> {

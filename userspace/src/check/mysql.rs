@@ -9,19 +9,33 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
-use pairflip_policy::{Cause, CheckFailure, CheckResult, Facts};
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
+use pairflip_policy::{Cause, CheckFailure, CheckResult, Condition, Facts};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    Probe,
     cause::{failure, timed_out},
-    dialect::{self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position},
+    dialect::{
+        self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position,
+        query_time_limit,
+    },
     grants::{GRANTS_QUERY, Grants, Purpose},
+    keys::Keys,
+    questions::{self, Line, Questions},
 };
+use crate::config::{Login as Account, Tls, TlsVerify};
+
+/// A name that the driver is made to accept with any certificate of a known authority.
+///
+/// It recognizes "not valid for this name" by looking for this word in the text of the error, where the TLS library writes it no longer; but
+/// the text repeats the name that was expected.
+const ANY_NAME: &str = "NotValidForName";
 
 /// A login older than this is given up for a fresh one.
 ///
@@ -43,7 +57,13 @@ type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
 /// Asks one server, over one connection that it keeps.
 pub struct Prober {
     target: SocketAddr,
+    keys: Keys,
+    /// What `opts` was made of.
+    account: Arc<Account>,
     opts: Opts,
+    questions: Questions,
+    /// Which of the operator's queries comes first.
+    first_query: usize,
     timeout: Duration,
     link: Link,
 }
@@ -58,20 +78,10 @@ enum Link {
 impl Prober {
     /// Does no I/O yet.
     #[must_use]
-    pub fn new(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Self {
-        let opts = OptsBuilder::default()
-            .ip_or_hostname(target.ip().to_string())
-            .tcp_port(target.port())
-            .user(Some(user))
-            .pass(Some(password))
-            // On loopback the driver would change over to the server's unix socket and never see
-            // the port fail.
-            .prefer_socket(false)
-            .tcp_keepalive(Some(KEEPALIVE))
-            .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
-            .wait_timeout(Some(WAIT_TIMEOUT_S))
-            .stmt_cache_size(0);
-        Self { target, opts: opts.into(), timeout, link: Link::Closed }
+    pub fn new(target: SocketAddr, keys: Keys, questions: Questions, timeout: Duration) -> Self {
+        let account = keys.held();
+        let opts = opts(target, &account);
+        Self { target, keys, account, opts, questions, first_query: 0, timeout, link: Link::Closed }
     }
 
     /// Returns the server that is probed.
@@ -112,35 +122,92 @@ impl Prober {
     /// Returns what the server says, or why it says nothing, after `timeout` at the latest.
     ///
     /// A kept connection that turns out to be gone is no failure: the server may have restarted or
-    /// cut idle sessions. Then a fresh login decides.
-    pub async fn probe(&mut self) -> CheckResult {
+    /// cut idle sessions. Then a fresh login decides. So does one with the new password, when the old one is denied.
+    pub async fn probe(&mut self) -> Probe {
         let deadline = Instant::now() + self.timeout;
+        self.take_keys();
         let is_kept = matches!(self.link, Link::Open { .. });
-        let mut result = self.attempt(deadline).await;
+        let mut conditions = Vec::new();
+        let mut result = self.attempt(deadline, &mut conditions).await;
         if is_kept && matches!(&result, Err(failure) if failure.cause == Cause::ConnectionLost) {
-            result = self.attempt(deadline).await;
+            conditions.clear();
+            result = self.attempt(deadline, &mut conditions).await;
         }
-        match result {
+        if matches!(&result, Err(failure) if failure.cause == Cause::AuthDenied) {
+            let look = timeout_at(deadline, self.keys.reread_after_denial(&self.account));
+            if look.await == Ok(true) {
+                self.take_keys();
+                conditions.clear();
+                result = self.attempt(deadline, &mut conditions).await;
+            }
+        }
+        let result = match result {
             Ok(facts) => CheckResult::Answered(facts),
             Err(failure) => CheckResult::Failed(failure),
+        };
+        Probe { result, conditions }
+    }
+
+    /// Goes over to new keys. A kept connection is closed, so that a new secret is tried out now and not in the night.
+    fn take_keys(&mut self) {
+        let held = self.keys.held();
+        if !Arc::ptr_eq(&held, &self.account) {
+            self.opts = opts(self.target, &held);
+            self.account = held;
+            self.link = Link::Closed;
         }
     }
 
-    async fn attempt(&mut self, deadline: Instant) -> Result<Facts, CheckFailure> {
+    async fn attempt(
+        &mut self,
+        deadline: Instant,
+        conditions: &mut Vec<Condition>,
+    ) -> Result<Facts, CheckFailure> {
         let (mut conn, dialect) = self.connection(deadline).await?;
-        match timeout_at(deadline, guarded(ask(&mut conn, dialect))).await {
+        let asking = guarded(ask(&mut conn, dialect, &self.questions, self.timeout, conditions));
+        let (facts, dialect) = match timeout_at(deadline, asking).await {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
-            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Err(_elapsed) => return Err(timed_out("asking", self.timeout)),
             Ok(Err(failure)) if failure.cause == Cause::MissingGrant => {
-                Err(self.name_grant(conn, failure, deadline).await)
+                return Err(self.name_grant(conn, failure, deadline).await);
             }
-            Ok(Err(failure)) => Err(failure),
-            Ok(Ok((facts, dialect))) => {
-                self.link = Link::Open { conn, dialect: Some(dialect) };
-                Ok(facts)
+            Ok(answer) => answer?,
+        };
+        // What the server said about itself stands, whatever becomes of the rest.
+        let (facts, line) = self.ask_more(&mut conn, facts, deadline, conditions).await;
+        if line == Line::Clear {
+            self.link = Link::Open { conn, dialect: Some(dialect) };
+        }
+        Ok(facts)
+    }
+
+    /// Asks for heartbeats and an operator's queries.
+    async fn ask_more(
+        &mut self,
+        conn: &mut Conn,
+        mut facts: Facts,
+        deadline: Instant,
+        conditions: &mut Vec<Condition>,
+    ) -> (Facts, Line) {
+        let Questions { heartbeat, sql, .. } = &self.questions;
+        if let Some(heartbeat) = heartbeat {
+            let look = questions::heartbeat(conn, heartbeat, &mut facts.replication);
+            let look = guarded(async { Ok(look.await) });
+            match timeout_at(deadline, look).await {
+                Ok(Ok((condition, line))) => {
+                    conditions.push(condition);
+                    if line == Line::Broken {
+                        return (facts, line);
+                    }
+                }
+                Ok(Err(_)) | Err(_) => return (facts, Line::Broken),
             }
         }
+        let first = &mut self.first_query;
+        let asking = questions::queries(conn, sql, first, deadline, conditions);
+        let line = guarded(async { Ok(asking.await) }).await;
+        (facts, line.unwrap_or(Line::Broken))
     }
 
     /// Adds the statement that gives the missing privilege, with the account's name as the server has it.
@@ -187,24 +254,6 @@ impl Prober {
     }
 }
 
-/// Asks everything: two queries, one more on a new connection, and one more where there are no GTIDs.
-async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialect), CheckFailure> {
-    let dialect = match dialect {
-        Some(dialect) => dialect,
-        None => {
-            let state = state(conn, STATE_QUERY).await?;
-            Dialect::of(&state.version, &state.comment)
-        }
-    };
-    let State { read_only, server_id, version, position, .. } =
-        state(conn, dialect.state_query()).await?;
-    let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
-    let replication = channels(dialect, &rows)?;
-    let position =
-        if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
-    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
-}
-
 /// Returns the statement that lets the account check this server, if it may not.
 async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
     let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
@@ -227,6 +276,84 @@ async fn log_position(conn: &mut Conn, dialect: Dialect) -> Result<Option<String
         Err(mysql_async::Error::Server(_)) => Ok(None),
         Err(error) => Err(failure(&error)),
     }
+}
+
+fn opts(target: SocketAddr, account: &Account) -> Opts {
+    OptsBuilder::default()
+        .ip_or_hostname(target.ip().to_string())
+        .tcp_port(target.port())
+        .user(Some(&account.user))
+        .pass(Some(account.password.expose()))
+        .ssl_opts(account.tls.as_ref().map(ssl_opts))
+        // On loopback the driver would change over to the server's unix socket and never see
+        // the port fail.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(KEEPALIVE))
+        .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
+        .wait_timeout(Some(WAIT_TIMEOUT_S))
+        .stmt_cache_size(0)
+        .into()
+}
+
+fn ssl_opts(tls: &Tls) -> SslOpts {
+    let roots = tls.material.roots.iter().map(|root| root.clone().into()).collect();
+    let identity = tls.material.identity.as_ref().map(|(certificates, key)| {
+        let (certificates, key) = (certificates.clone().into_bytes(), key.clone().into_bytes());
+        ClientIdentity::new(certificates.into(), key.into())
+    });
+    let name = match tls.verify {
+        TlsVerify::Ca => Some(ANY_NAME.to_owned()),
+        TlsVerify::Name => tls.server_name.clone(),
+    };
+    SslOpts::default()
+        .with_root_certs(roots)
+        .with_disable_built_in_roots(true)
+        .with_client_identity(identity)
+        .with_danger_skip_domain_validation(tls.verify == TlsVerify::Ca)
+        .with_danger_tls_hostname_override(name)
+}
+
+/// Asks what every check asks: two queries, one more on a new connection, and one more where there are no GTIDs.
+async fn ask(
+    conn: &mut Conn,
+    dialect: Option<Dialect>,
+    questions: &Questions,
+    timeout: Duration,
+    conditions: &mut Vec<Condition>,
+) -> Result<(Facts, Dialect), CheckFailure> {
+    conditions.extend(questions::galera(conn, questions.galera).await?);
+    let dialect = match dialect {
+        Some(dialect) => dialect,
+        None => greet(conn, questions, timeout).await?,
+    };
+    let State { read_only, server_id, version, position, .. } =
+        state(conn, dialect.state_query()).await?;
+    let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
+    let replication = channels(dialect, &rows)?;
+    if questions.gtid {
+        conditions.push(questions::gtid(conn, dialect, &rows).await?);
+    }
+    let position =
+        if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
+    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+}
+
+/// Finds out how the server of a new connection speaks, and limits the time of an operator's queries there.
+async fn greet(
+    conn: &mut Conn,
+    questions: &Questions,
+    timeout: Duration,
+) -> Result<Dialect, CheckFailure> {
+    let state = state(conn, STATE_QUERY).await?;
+    let dialect = Dialect::of(&state.version, &state.comment);
+    if !questions.sql.is_empty() {
+        match conn.query_drop(query_time_limit(dialect, timeout)).await {
+            // MySQL 5.6 has no such limit.
+            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(failure(&error)),
+        }
+    }
+    Ok(dialect)
 }
 
 /// Turns a panic of the driver into a failed check.

@@ -379,6 +379,22 @@ pub struct EventFacts {
     pub server_version: Option<String>,
 }
 
+/// Body of `POST /v1/reload`: none, or `{}`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {}
+
+/// Answer to `POST /v1/reload`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// What is new and in force, a line each.
+    pub changed: Vec<String>,
+    /// What could not be read and stays as it was, and why, a line each.
+    pub failed: Vec<String>,
+    /// Keys of the configuration that differ from what is in force, and need a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}
+
 /// Body of `POST /v1/unload`: none, or `{}`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use pairflip_common::counter::Counter;
 
 use super::protocol::{
     AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FlipDone,
-    Flows, HookStatus, PairStatus, RouteStatus, Status,
+    Flows, HookStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -376,6 +376,18 @@ fn utc(seconds: u64) -> String {
     let time =
         i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
+}
+
+/// Says what a reload did.
+pub fn reloaded(reloaded: &Reloaded) -> String {
+    let mut lines: Vec<String> =
+        reloaded.changed.iter().map(|what| format!("new and in use: {what}")).collect();
+    if lines.is_empty() {
+        lines.push("passwords and certificates are the same as before".to_owned());
+    }
+    let restart = |key| format!("needs a restart of pairflipd (connections live on): {key}");
+    lines.extend(reloaded.needs_restart.iter().map(restart));
+    lines.join("\n")
 }
 
 /// What an admin command did.

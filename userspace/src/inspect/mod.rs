@@ -9,13 +9,19 @@ mod topology;
 
 use std::{fmt, net::SocketAddr};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use pairflip_policy::Role;
+use futures_util::future::join_all;
+use pairflip_policy::{Outcome, Role};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use self::server::{Answer, Server};
 use crate::{
-    check::grants::{Missing, Purpose},
+    check::{
+        self,
+        exec::Subject,
+        grants::{Missing, Purpose},
+        keys::Keys,
+    },
     config::{Cluster, Config},
 };
 
@@ -109,20 +115,15 @@ pub async fn inspect(config: &Config) -> Report {
 
 /// Asks all servers of a cluster at the same time, each for as long as a check may take.
 async fn ask_all(cluster: &Cluster) -> Vec<Server> {
-    let places = cluster.pairs.iter().flat_map(|pair| {
-        let primary = std::iter::once((pair.primary, Role::Primary));
-        let replicas = pair.replicas.iter().map(|replica| (replica.address, Role::Replica));
-        primary.chain(replicas).map(|(address, role)| (address, role, pair.name.clone()))
+    // Nobody is there to be told that a secret changed meanwhile.
+    let (notices, _) = mpsc::channel(1);
+    let keys = cluster.check.login.clone().map(|login| Keys::new(login, 0, notices));
+    let questions = check::checkers(cluster, keys.as_ref()).into_iter().map(async |mut checker| {
+        let answer = server::ask(&mut checker).await;
+        let Subject { address, role, pair, .. } = checker.subject().clone();
+        Server { address, role: check::role(role), pair, answer }
     });
-    let questions: FuturesUnordered<_> = places
-        .enumerate()
-        .map(|(index, (address, role, pair))| async move {
-            (index, Server { address, role, pair, answer: server::ask(address, cluster).await })
-        })
-        .collect();
-    let mut servers: Vec<(usize, Server)> = questions.collect().await;
-    servers.sort_by_key(|(index, _)| *index);
-    servers.into_iter().map(|(_, server)| server).collect()
+    join_all(questions).await
 }
 
 /// What one server's answer says by itself.
@@ -160,6 +161,22 @@ fn judge_answer(cluster: &Cluster, server: &Server) -> Vec<Finding> {
         ));
     }
     findings.extend(judge_grants(cluster, server, answer));
+    findings.extend(answer.conditions.iter().filter_map(|condition| {
+        let (text, remedy) = match &condition.outcome {
+            Outcome::Passed => return None,
+            Outcome::Failed { text } => {
+                (text.clone(), "it gets no new connections until it passes")
+            }
+            Outcome::Maintenance { text } => {
+                (text.clone(), "it gets no new connections until its checks say otherwise")
+            }
+            Outcome::Unanswered(failure) => (
+                format!("{}: {}", failure.cause, failure.text),
+                "repair the check; until then it says nothing about the server",
+            ),
+        };
+        Some(Finding::warning(server, format!("condition {}: {text}", condition.name), remedy))
+    }));
     findings
 }
 

@@ -7,16 +7,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use pairflip_policy::{CheckFailure, CheckResult, Facts, Role};
+use pairflip_policy::{CheckFailure, CheckResult, Condition, Facts, Role};
 
 use super::with_role;
-use crate::{
-    check::{
-        dialect::{self, Dialect},
-        grants::{GRANTS_QUERY, Grants, Missing, Purpose},
-        mysql::Prober,
-    },
-    config::Cluster,
+use crate::check::{
+    Checker, Probe,
+    dialect::{self, Dialect},
+    grants::{GRANTS_QUERY, Grants, Missing, Purpose},
 };
 
 /// Clocks that differ by less than this are the same for whoever looks at seconds of lag.
@@ -45,6 +42,7 @@ pub(super) struct Answer {
     pub(super) took: Duration,
     pub(super) variables: BTreeMap<String, String>,
     pub(super) clock_ahead_s: f64,
+    pub(super) conditions: Vec<Condition>,
     missing: Vec<(Purpose, Missing)>,
 }
 
@@ -62,18 +60,18 @@ impl Answer {
 }
 
 /// Asks one server: the check itself, then the rest over its connection.
-pub(super) async fn ask(address: SocketAddr, cluster: &Cluster) -> Result<Answer, CheckFailure> {
-    let check = &cluster.check;
-    let mut prober = Prober::new(address, &check.user, check.password.expose(), check.timeout);
+pub(super) async fn ask(checker: &mut Checker) -> Result<Answer, CheckFailure> {
     let begun = Instant::now();
-    let facts = match prober.probe().await {
+    let Probe { result, conditions } = checker.probe().await;
+    let facts = match result {
         CheckResult::Answered(facts) => facts,
         CheckResult::Reached => Facts::default(),
         CheckResult::Failed(failure) => return Err(failure),
     };
     let took = begun.elapsed();
-    let Some(dialect) = prober.dialect() else {
-        return Ok(Answer::without_login(facts, took));
+    let prober = checker.login().and_then(|prober| Some((prober.dialect()?, prober)));
+    let Some((dialect, prober)) = prober else {
+        return Ok(Answer::without_login(facts, took, conditions));
     };
     let before = now_s();
     let clock = prober.ask(CLOCK_QUERY).await?;
@@ -99,6 +97,7 @@ pub(super) async fn ask(address: SocketAddr, cluster: &Cluster) -> Result<Answer
         // Half of the way there and back, and what the server took.
         clock_ahead_s: clock_s.map_or(0.0, |clock_s| clock_s - f64::midpoint(before, after)),
         missing: missing.collect(),
+        conditions,
         facts,
     })
 }
@@ -109,7 +108,7 @@ fn now_s() -> f64 {
 
 impl Answer {
     /// Of a server that is not logged in to: it was reached, and that is all.
-    fn without_login(facts: Facts, took: Duration) -> Self {
+    fn without_login(facts: Facts, took: Duration, conditions: Vec<Condition>) -> Self {
         Self {
             facts,
             is_mariadb: false,
@@ -117,6 +116,7 @@ impl Answer {
             variables: BTreeMap::new(),
             clock_ahead_s: 0.0,
             missing: Vec::new(),
+            conditions,
         }
     }
 }

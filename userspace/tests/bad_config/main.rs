@@ -4,6 +4,7 @@
 //! there. The tables are by subject; what takes files or long lists is below.
 
 mod check;
+mod check_kinds;
 mod cluster;
 mod daemon;
 mod hooks;
@@ -75,6 +76,7 @@ fn every_case_is_refused_with_its_text() {
         hooks::CASES,
         cluster::CASES,
         check::CASES,
+        check_kinds::CASES,
         routes::CASES,
         pairs::CASES,
     ];

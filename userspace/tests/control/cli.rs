@@ -12,7 +12,8 @@ use std::{
 };
 
 use pairflip::control::protocol::{
-    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Status, Unloaded,
+    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Reloaded, Status,
+    Unloaded,
 };
 
 use crate::runtime::{Daemon, Heard, PATIENCE, status};
@@ -112,9 +113,12 @@ fn flows_are_filtered_by_the_daemon() {
         .into_iter()
         .map(|heard| match heard {
             Heard::Flows(query) => (query.backend, query.limit),
-            Heard::Status | Heard::Flip(_) | Heard::Admin(_) | Heard::Events(_) | Heard::Unload => {
-                panic!("{heard:?}")
-            }
+            Heard::Status
+            | Heard::Flip(_)
+            | Heard::Admin(_)
+            | Heard::Events(_)
+            | Heard::Reload
+            | Heard::Unload => panic!("{heard:?}"),
         })
         .collect();
     assert_eq!(queries, [(Some("10.0.1.12:3306".to_owned()), None), (None, Some(1))]);
@@ -287,6 +291,21 @@ fn a_peer_that_is_no_daemon_is_an_error() {
     let expected = "look at `pairflip status` and the daemon's log\n";
     assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
     assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_reload_says_what_is_new_and_what_needs_a_restart() {
+    let daemon = Daemon::start();
+    let text = said(&run(&daemon.socket, &["reload"]), 0);
+    assert_eq!(
+        text,
+        "new and in use: password of the checks of cluster main\n\
+         needs a restart of pairflipd (connections live on): cluster[main].check.interval\n"
+    );
+    let json = said(&run(&daemon.socket, &["reload", "--json"]), 0);
+    let reloaded: Reloaded = serde_json::from_str(&json).unwrap();
+    assert_eq!(reloaded.needs_restart, ["cluster[main].check.interval"]);
+    assert_eq!(daemon.heard(), [Heard::Reload, Heard::Reload]);
 }
 
 #[test]
