@@ -159,6 +159,8 @@ fn the_reference_shows_every_key() {
         "slow_start",
         "hold_off",
         "min_replicas",
+        "failback",
+        "standby_replicas",
         "command",
         "events",
         "severity",

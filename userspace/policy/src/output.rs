@@ -114,6 +114,8 @@ pub enum EndWhich {
     Backend(BackendId),
     /// Those to any backend of the pair.
     Pair(PairId),
+    /// Those of one route to the backend.
+    Route(RouteId, BackendId),
 }
 
 /// How often a backend is probed.
