@@ -256,6 +256,8 @@ pub enum Cause {
     UserLimit,
     MissingGrant,
     Tls,
+    /// Our own process did not run for a part of the probe, so that no answer in time says nothing.
+    Starved,
     Other,
 }
 
@@ -279,6 +281,7 @@ impl Cause {
             | Self::UserLimit
             | Self::MissingGrant
             | Self::Tls
+            | Self::Starved
             | Self::Other => false,
         }
     }
@@ -288,7 +291,7 @@ impl Cause {
     #[must_use]
     pub const fn is_silence(self) -> bool {
         match self {
-            Self::TimedOut | Self::Unreachable => true,
+            Self::TimedOut | Self::Unreachable | Self::Starved => true,
             Self::Refused
             | Self::ConnectionLost
             | Self::Protocol
@@ -317,6 +320,7 @@ impl Cause {
             Self::UserLimit => "user_limit",
             Self::MissingGrant => "missing_grant",
             Self::Tls => "tls",
+            Self::Starved => "starved",
             Self::Other => "other",
         }
     }
@@ -336,6 +340,7 @@ impl fmt::Display for Cause {
             Self::UserLimit => "the check user reached a limit of its account",
             Self::MissingGrant => "the check user lacks a privilege",
             Self::Tls => "TLS error",
+            Self::Starved => "no check, because this daemon did not get to run",
             Self::Other => "server error",
         })
     }

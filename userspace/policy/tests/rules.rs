@@ -47,6 +47,14 @@ fn another_version_at_an_address_is_told_once() {
 }
 
 #[test]
+fn a_probe_of_a_daemon_that_did_not_run_counts_for_nothing_and_is_no_witness() {
+    check_healthy("a1 timeout; a1 timeout; a1 starved; a2 ok; a1 timeout; a2 ok", "");
+    // `a1` is silent, and so is everybody else as far as is known.
+    check_healthy("a1 timeout; a1 timeout; a2 starved; b1 starved; b2 starved; a1 timeout", "");
+    check_healthy("a1 timeout; a1 timeout; a2 ok; a1 timeout", "swap 2 pair#0 w=- r=a2; end a1");
+}
+
+#[test]
 fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
     let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
     let mut told = |word: &str| {
@@ -128,7 +136,7 @@ fn reads_are_refused_when_neither_replica_nor_primary_is_fit() {
 
 #[test]
 fn a_check_that_cannot_judge_never_takes_a_backend_down() {
-    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "other"] {
+    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "starved", "other"] {
         let step = format!("a1 {word}; ");
         check_healthy(&step.repeat(10), "");
     }
@@ -673,6 +681,7 @@ fn result(word: &str) -> CheckResult {
         "limit" => failed(Cause::UserLimit),
         "grant" => failed(Cause::MissingGrant),
         "tls" => failed(Cause::Tls),
+        "starved" => failed(Cause::Starved),
         "other" => failed(Cause::Other),
         other => panic!("unknown check result {other:?}"),
     }

@@ -31,6 +31,15 @@ pub(super) fn timed_out(doing: &str, timeout: Duration) -> CheckFailure {
     CheckFailure { cause: Cause::TimedOut, text: format!("{doing}: no answer within {timeout:?}") }
 }
 
+/// The daemon itself was away for `late` of the probe: nothing follows from an answer that did not come in time.
+pub(super) fn starved(late: Duration, timeout: Duration) -> CheckFailure {
+    let text = format!(
+        "it was kept waiting for {late:.0?} of the timeout of {timeout:?}; find out what takes this host's processors, or \
+         suspends it"
+    );
+    CheckFailure { cause: Cause::Starved, text }
+}
+
 /// Numbers of MySQL's and MariaDB's error message references.
 fn server_cause(error: &ServerError) -> Cause {
     match error.code {
@@ -139,6 +148,7 @@ fn with_remedy(cause: Cause, text: String) -> String {
         | Cause::Unreachable
         | Cause::ConnectionLost
         | Cause::Protocol
+        | Cause::Starved
         | Cause::Other => return text,
     };
     format!("{text}; {remedy}")

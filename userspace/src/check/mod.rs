@@ -10,13 +10,16 @@ pub mod mysql;
 
 use std::time::Duration;
 
-use pairflip_policy::{BackendId, CheckResult};
+use pairflip_policy::{BackendId, Cause, CheckResult};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
 use mysql::Prober;
+
+/// Time between two warnings that a probe could not be made; meanwhile the status says it.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Probes one backend until nobody wants to know: the sender of `pace` or the receiver of `results`
 /// was dropped.
@@ -32,6 +35,7 @@ pub async fn run(
     kick: &Notify,
     results: mpsc::Sender<(BackendId, CheckResult)>,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
         if let Wake::Nobody = wait_for_pace(&mut prober, &mut pace, &results).await {
             return;
@@ -40,6 +44,14 @@ pub async fn run(
         let result = prober.probe().await;
         let took = started.elapsed();
         tracing::debug!(%backend, server = %prober.target(), ?took, ?result, "checked");
+        if let CheckResult::Failed(failure) = &result
+            && failure.cause == Cause::Starved
+            && warned.is_none_or(|warned| warned.elapsed() > WARNING_INTERVAL)
+        {
+            warned = Some(Instant::now());
+            let (server, text) = (prober.target(), &failure.text);
+            tracing::warn!(%server, "{}: {text}", failure.cause);
+        }
         if results.send((backend, result)).await.is_err() {
             return;
         }

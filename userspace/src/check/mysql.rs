@@ -15,10 +15,10 @@ use std::{
 
 use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
 use pairflip_policy::{Cause, CheckFailure, CheckResult, Facts};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
-    cause::{failure, timed_out},
+    cause::{failure, starved, timed_out},
     dialect::{Dialect, STATE_QUERY, State, channels},
 };
 
@@ -36,6 +36,11 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const ALLOWED_PACKET_MAX_BYTES: usize = 16 << 20;
 /// As above; a connection that the server closed earlier is noticed and replaced.
 const WAIT_TIMEOUT_S: usize = 28_800;
+
+/// How often a probe that waits looks whether the process gets to run.
+const TICK: Duration = Duration::from_millis(50);
+/// A timeout of which more than this part passed while the process did not run says nothing about the server.
+const LATE_MAX_DIVISOR: u32 = 4;
 
 type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
 
@@ -89,21 +94,27 @@ impl Prober {
     /// A kept connection that turns out to be gone is no failure: the server may have restarted or
     /// cut idle sessions. Then a fresh login decides.
     pub async fn probe(&mut self) -> CheckResult {
-        let deadline = Instant::now() + self.timeout;
+        let mut clock = Clock { deadline: Instant::now() + self.timeout, late: Duration::ZERO };
         let is_kept = matches!(self.link, Link::Open { .. });
-        let mut result = self.attempt(deadline).await;
+        let mut result = self.attempt(&mut clock).await;
         if is_kept && matches!(&result, Err(failure) if failure.cause == Cause::ConnectionLost) {
-            result = self.attempt(deadline).await;
+            result = self.attempt(&mut clock).await;
         }
         match result {
             Ok(facts) => CheckResult::Answered(facts),
+            Err(failure)
+                if failure.cause == Cause::TimedOut
+                    && clock.late > self.timeout / LATE_MAX_DIVISOR =>
+            {
+                CheckResult::Failed(starved(clock.late, self.timeout))
+            }
             Err(failure) => CheckResult::Failed(failure),
         }
     }
 
-    async fn attempt(&mut self, deadline: Instant) -> Result<Facts, CheckFailure> {
-        let (mut conn, dialect) = self.connection(deadline).await?;
-        match timeout_at(deadline, guarded(ask(&mut conn, dialect))).await {
+    async fn attempt(&mut self, clock: &mut Clock) -> Result<Facts, CheckFailure> {
+        let (mut conn, dialect) = self.connection(clock).await?;
+        match clock.within(guarded(ask(&mut conn, dialect))).await {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
             Err(_elapsed) => Err(timed_out("asking", self.timeout)),
@@ -118,18 +129,16 @@ impl Prober {
     /// Takes the kept connection, or logs in.
     async fn connection(
         &mut self,
-        deadline: Instant,
+        clock: &mut Clock,
     ) -> Result<(Box<Conn>, Option<Dialect>), CheckFailure> {
         let (mut login, since) = match std::mem::replace(&mut self.link, Link::Closed) {
             Link::Open { conn, dialect } => return Ok((conn, dialect)),
             Link::LoggingIn { login, since } => (login, since),
             Link::Closed => (Conn::new(self.opts.clone()) as Login, Instant::now()),
         };
-        let outcome = timeout_at(
-            deadline,
-            guarded(async { login.as_mut().await.map_err(|error| failure(&error)) }),
-        )
-        .await;
+        let outcome = clock
+            .within(guarded(async { login.as_mut().await.map_err(|error| failure(&error)) }))
+            .await;
         match outcome {
             Ok(conn) => Ok((Box::new(conn?), None)),
             Err(_elapsed) => {
@@ -137,6 +146,30 @@ impl Prober {
                     self.link = Link::LoggingIn { login, since };
                 }
                 Err(timed_out("logging in", self.timeout))
+            }
+        }
+    }
+}
+
+/// The time of one probe.
+struct Clock {
+    deadline: Instant,
+    /// How much of it passed while this process waited to run: a busy host, or a suspended one.
+    late: Duration,
+}
+
+impl Clock {
+    /// Returns what the future returns, unless the deadline comes first.
+    async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+        let mut future = std::pin::pin!(future);
+        loop {
+            let tick = self.deadline.min(Instant::now() + TICK);
+            let outcome = timeout_at(tick, future.as_mut()).await;
+            self.late += Instant::now().saturating_duration_since(tick);
+            match outcome {
+                Ok(value) => return Ok(value),
+                Err(elapsed) if Instant::now() >= self.deadline => return Err(elapsed),
+                Err(_tick) => {}
             }
         }
     }
