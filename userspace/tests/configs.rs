@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use pairflip::config::{
     self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, INTERFACES_MAX,
-    NoBackend, PortRange, REPLICAS_MAX, Secret, Timeouts,
+    NoBackend, PortRange, REPLICAS_MAX, Timeouts,
 };
 use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
+use pairflip_policy::Severity;
 
 /// The least that a configuration can be.
 const MINIMAL: &str = r#"
@@ -158,6 +159,10 @@ fn the_reference_shows_every_key() {
         "slow_start",
         "hold_off",
         "min_replicas",
+        "command",
+        "events",
+        "severity",
+        "clusters",
     ] {
         let shown = text.lines().any(|line| {
             // A line of its own, or a part of `{ address = ..., weight = ... }`.
@@ -296,14 +301,17 @@ fn the_fast_interval_follows_the_timeout() {
 #[test]
 fn detection_takes_one_interval_and_the_counting() {
     let check = Check {
-        user: "pairflip".to_owned(),
-        password: Secret::new("secret"),
+        login: None,
         interval: Duration::from_secs(2),
         fast_interval: Duration::from_millis(300),
         timeout: Duration::from_millis(200),
         rise: 2,
         fall: 4,
         max_lag: Duration::from_secs(10),
+        sql: Vec::new(),
+        http: Vec::new(),
+        tcp: Vec::new(),
+        exec: Vec::new(),
     };
     assert_eq!(check.detection_time(), Duration::from_millis(2000 + 3 * 300 + 200));
     let once = Check { fall: 1, ..check };
@@ -319,7 +327,7 @@ fn a_password_is_read_beside_the_configuration_and_never_printed() {
     fs::write(&password, "p\u{e4}ss word \r\n").unwrap();
     fs::set_permissions(&password, fs::Permissions::from_mode(0o640)).unwrap();
     let config = config::load(&path).unwrap();
-    assert_eq!(config.clusters[0].check.password.expose(), "p\u{e4}ss word ");
+    assert_eq!(password_of(&config), "p\u{e4}ss word ");
     assert!(!format!("{config:?}").contains("word "));
 }
 
@@ -331,7 +339,7 @@ fn a_password_comes_from_the_environment() {
         _ => Err(io::ErrorKind::NotFound.into()),
     };
     let config = config::parse(&text, Path::new("pairflip.toml"), &variable).unwrap();
-    assert_eq!(config.clusters[0].check.password.expose(), "from the environment");
+    assert_eq!(password_of(&config), "from the environment");
 }
 
 fn parse(text: &str) -> Config {
@@ -341,6 +349,38 @@ fn parse(text: &str) -> Config {
     }
 }
 
+fn password_of(config: &Config) -> &str {
+    let login = config.clusters[0].check.login.as_ref();
+    login.expect("a login").password.expose()
+}
+
 fn any_password(_: &Path) -> io::Result<String> {
     Ok("secret".to_owned())
+}
+
+#[test]
+fn a_hook_says_what_it_wants_to_be_told() {
+    let text = format!(
+        r#"
+{MINIMAL}
+[[hook]]
+name = "pager"
+command = ["/etc/pairflip/notify", "--team", "dba"]
+events = ["flip_done", "route_changed"]
+severity = "warning"
+clusters = ["main"]
+timeout = "30s"
+[[hook]]
+name = "all"
+command = ["/bin/true"]
+"#
+    );
+    let config = parse(&text);
+    let [pager, all] = &config.hooks[..] else { panic!("two hooks") };
+    assert_eq!(pager.command, ["/etc/pairflip/notify", "--team", "dba"]);
+    assert_eq!(pager.events, ["flip_done", "route_changed"]);
+    assert_eq!((pager.severity, pager.timeout), (Severity::Warning, Duration::from_secs(30)));
+    assert_eq!(pager.clusters, ["main"]);
+    assert_eq!((all.severity, all.timeout), (Severity::Info, Duration::from_secs(10)));
+    assert!(all.events.is_empty() && all.clusters.is_empty());
 }

@@ -1,6 +1,7 @@
 //! The prober against real MariaDB servers, and against things that are none.
 
 use std::{
+    cmp::Ordering,
     fs::File,
     io::{Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -15,8 +16,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pairflip::check::{self, mysql::Prober};
-use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts};
+use pairflip::check::{
+    self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
+};
+use pairflip::config::{Applies, Galera, Login, Secret, SecretSource};
+use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role, Upstream};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -53,13 +57,13 @@ async fn a_healthy_server_tells_its_facts() {
 #[ignore = "needs mariadbd: run by cargo xtask test"]
 async fn errors_of_a_living_server_are_told_apart() {
     let server = Server::start(11).await;
-    let denied = failed(Prober::new(server.address, "checker", "wrong", TIMEOUT).probe().await);
+    let denied = failed(prober(server.address, "checker", "wrong", TIMEOUT).probe().await);
     assert_eq!(denied, Cause::AuthDenied);
-    let unknown = failed(Prober::new(server.address, "nobody", "secret", TIMEOUT).probe().await);
+    let unknown = failed(prober(server.address, "nobody", "secret", TIMEOUT).probe().await);
     assert_eq!(unknown, Cause::AuthDenied);
 
     server.sql("CREATE USER poor IDENTIFIED BY 'secret'").await;
-    let mut poor = Prober::new(server.address, "poor", "secret", TIMEOUT);
+    let mut poor = prober(server.address, "poor", "secret", TIMEOUT);
     assert_eq!(failed(poor.probe().await), Cause::MissingGrant);
     server.sql("GRANT SLAVE MONITOR ON *.* TO poor").await;
     answered(poor.probe().await);
@@ -145,24 +149,24 @@ async fn replication_is_reported_per_channel() {
          MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1"
     );
     replica.sql(&format!("CHANGE MASTER TO {source}")).await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", false, false, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", false, false, None)]);
 
     replica.sql("START SLAVE").await;
     let running = channel("", true, true, Some(0));
     eventually(&mut prober, std::slice::from_ref(&running)).await;
 
     replica.sql("STOP SLAVE IO_THREAD").await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", false, true, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", false, true, None)]);
     replica.sql("START SLAVE IO_THREAD").await;
     eventually(&mut prober, std::slice::from_ref(&running)).await;
     replica.sql("STOP SLAVE SQL_THREAD").await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", true, false, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", true, false, None)]);
     replica.sql("START SLAVE SQL_THREAD").await;
     eventually(&mut prober, std::slice::from_ref(&running)).await;
 
     // A second, named source that cannot be reached.
     replica.sql("CHANGE MASTER 'other' TO MASTER_HOST = '127.0.0.1', MASTER_PORT = 1").await;
-    let found = answered(prober.probe().await).replication;
+    let found = channels(prober.probe().await);
     assert_eq!(found, [running, channel("other", false, false, None)]);
     replica.sql("RESET SLAVE 'other' ALL").await;
 
@@ -174,13 +178,41 @@ async fn replication_is_reported_per_channel() {
     }
     primary.sql("INSERT INTO test.t VALUES (1)").await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    let lag = answered(prober.probe().await).replication[0].lag.expect("lag");
-    assert!(lag >= Duration::from_secs(1), "{lag:?}");
+    let behind = answered(prober.probe().await).replication.remove(0);
+    assert!(behind.lag.expect("lag") >= Duration::from_secs(1), "{behind:?}");
+    assert_eq!(behind.upstream.applied, Some(false), "{behind:?}");
 
     // The primary dies: the IO thread retries, which is not running.
-    holder.query_drop("UNLOCK TABLES").await.expect("unlock");
     drop(primary);
     eventually(&mut prober, &[channel("", false, true, None)]).await;
+    let started = Instant::now();
+    let upstream = |facts: &Facts| facts.replication[0].upstream.clone();
+    let lost = loop {
+        let facts = answered(prober.probe().await);
+        if upstream(&facts).io_thread.has_lost_source() {
+            break upstream(&facts);
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{facts:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((lost.server_id, lost.applied), (11, Some(false)), "{lost:?}");
+    assert_eq!(lost.address, format!("127.0.0.1:{port}"));
+    let before = lost.executed.expect("a place in the primary's log");
+    holder.query_drop("UNLOCK TABLES").await.expect("unlock");
+    let started = Instant::now();
+    let caught_up = loop {
+        let facts = answered(prober.probe().await);
+        if upstream(&facts).applied == Some(true) {
+            break facts;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{facts:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let after = upstream(&caught_up).executed.expect("a place in the primary's log");
+    assert_eq!(after.compare(&before), Some(Ordering::Greater), "{after} after {before}");
+    // This one does not log what it copies, so its own log is empty and named by its place.
+    let position = caught_up.position.expect("a position");
+    assert!(position.contains("-bin.000001:"), "{position}");
 }
 
 #[tokio::test]
@@ -234,7 +266,7 @@ fn silence_and_missing_ways_are_told_apart() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("runtime").block_on(async {
             let target = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 2), 3306));
-            let mut prober = Prober::new(target, "checker", "secret", TIMEOUT);
+            let mut prober = prober(target, "checker", "secret", TIMEOUT);
             assert_eq!(failed(prober.probe().await), Cause::Unreachable, "no route");
 
             for command in [
@@ -270,10 +302,10 @@ async fn an_ipv6_address_is_connected_to_as_it_is() {
     };
     let target = address(&listener);
     let server = std::thread::spawn(move || drop(listener.accept().expect("a connection")));
-    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    let cause = failed(prober(target, "checker", "secret", TIMEOUT).probe().await);
     assert_eq!(cause, Cause::ConnectionLost);
     server.join().expect("accepted");
-    let cause = failed(Prober::new(target, "checker", "secret", TIMEOUT).probe().await);
+    let cause = failed(prober(target, "checker", "secret", TIMEOUT).probe().await);
     assert_eq!(cause, Cause::Refused);
 }
 
@@ -286,10 +318,17 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     let (pace, paces) = watch::channel(Some(Duration::from_millis(300)));
     let kick = Arc::new(Notify::new());
     let (sender, mut results) = mpsc::channel(1);
-    let prober = Prober::new(target, "checker", "secret", TIMEOUT);
+    let prober = prober(target, "checker", "secret", TIMEOUT);
     let kicked = Arc::clone(&kick);
+    let subject = Subject {
+        cluster: "main".into(),
+        pair: "pair1".into(),
+        address: target,
+        role: Applies::Replica,
+    };
+    let checker = Checker::login_only(subject, prober);
     let task = tokio::spawn(async move {
-        check::run(BackendId(3), prober, paces, &kicked, sender).await;
+        check::run(BackendId(3), checker, paces, &kicked, sender).await;
     });
     let mut next = async |what: &str, at_least: u64, at_most: u64| {
         let started = Instant::now();
@@ -320,24 +359,45 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     tokio::time::timeout(Duration::from_secs(1), task).await.expect("ends").expect("no panic");
 }
 
-fn answered(result: CheckResult) -> Facts {
-    match result {
+fn prober(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Prober {
+    let login = Login {
+        user: user.to_owned(),
+        password: Secret::new(password),
+        source: SecretSource::Variable("UNUSED".to_owned()),
+        tls: None,
+        heartbeat: None,
+        gtid: false,
+        galera: Galera::Off,
+    };
+    let keys = Keys::new(login, 0, mpsc::channel(1).0);
+    Prober::new(target, keys, Questions::none(Role::Replica), timeout)
+}
+
+fn answered(probe: Probe) -> Facts {
+    match probe.result {
         CheckResult::Answered(facts) => facts,
-        CheckResult::Failed(failure) => panic!("{failure:?}"),
+        other @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{other:?}"),
     }
 }
 
-fn failed(result: CheckResult) -> Cause {
-    match result {
-        CheckResult::Answered(facts) => panic!("{facts:?}"),
+/// The channels as far as reads go.
+fn channels(probe: Probe) -> Vec<Channel> {
+    let mut channels = answered(probe).replication;
+    channels.iter_mut().for_each(|channel| channel.upstream = Upstream::default());
+    channels
+}
+
+fn failed(probe: Probe) -> Cause {
+    match probe.result {
         CheckResult::Failed(failure) => failure.cause,
+        other @ (CheckResult::Answered(_) | CheckResult::Reached) => panic!("{other:?}"),
     }
 }
 
 async fn eventually(prober: &mut Prober, expected: &[Channel]) {
     let started = Instant::now();
     loop {
-        let found = answered(prober.probe().await).replication;
+        let found = channels(prober.probe().await);
         if found == expected {
             return;
         }
@@ -348,11 +408,11 @@ async fn eventually(prober: &mut Prober, expected: &[Channel]) {
 
 fn channel(name: &str, io_running: bool, sql_running: bool, lag_s: Option<u64>) -> Channel {
     let lag = lag_s.map(Duration::from_secs);
-    Channel { name: name.into(), io_running, sql_running, lag }
+    Channel { name: name.into(), io_running, sql_running, lag, ..Channel::default() }
 }
 
 /// Probes a server that says `bytes` whatever it hears, then closes.
-async fn probe_of(bytes: Vec<u8>) -> CheckResult {
+async fn probe_of(bytes: Vec<u8>) -> Probe {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let target = address(&listener);
     let server = std::thread::spawn(move || {
@@ -363,7 +423,7 @@ async fn probe_of(bytes: Vec<u8>) -> CheckResult {
             drop(stream.take(1 << 16).read_to_end(&mut heard));
         }
     });
-    let mut prober = Prober::new(target, "checker", "secret", Duration::from_secs(5));
+    let mut prober = prober(target, "checker", "secret", Duration::from_secs(5));
     let result = prober.probe().await;
     drop(prober);
     tokio::task::spawn_blocking(|| server.join()).await.expect("join").expect("server");
@@ -415,7 +475,7 @@ impl Server {
         for statement in [
             "CREATE DATABASE test",
             "CREATE USER checker@'%' IDENTIFIED BY 'secret'",
-            "GRANT SLAVE MONITOR ON *.* TO checker@'%'",
+            "GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO checker@'%'",
             "CREATE USER repl@'%' IDENTIFIED BY 'secret'",
             "GRANT REPLICATION SLAVE ON *.* TO repl@'%'",
             // What was set up here is no part of what replicas are to copy.
@@ -474,7 +534,7 @@ impl Server {
     }
 
     fn prober(&self) -> Prober {
-        Prober::new(self.address, "checker", "secret", TIMEOUT)
+        prober(self.address, "checker", "secret", TIMEOUT)
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,12 +1,13 @@
 //! Backend: what is known about one server, from its check results alone.
 //!
-//! Two counts for a replica: `health` (does it answer) and `fitness` (does it replicate well enough
-//! for reads). A primary has the first only: lag and thread conditions must never take the writer
-//! away.
+//! `health` says whether it answers, and nothing else ends flows. Whether new ones may go there is its fitness: its conditions, and for a
+//! replica also `fitness` (does it replicate well enough for reads). A primary has not the latter: lag and thread conditions must never take
+//! the writer away.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    condition::{Condition, Conditions, Outcome},
     damping::Damping,
     health::{Health, Verdict},
     ids::{BackendId, PairId},
@@ -15,7 +16,7 @@ use crate::{
     output::Pace,
     reason::{BackendReason, ReplicationFault},
     slow_start::Warmth,
-    view::BackendView,
+    view::{BackendView, ConditionView},
 };
 
 #[derive(Clone, Debug)]
@@ -26,14 +27,17 @@ pub(crate) struct Backend {
     /// The stricter of what was said about it and about its pair.
     pub(crate) admin: Admin,
     pub(crate) health: Health,
-    /// Counted for replicas only.
+    /// Of its replication; counted for replicas only.
     pub(crate) fitness: Health,
+    pub(crate) conditions: Conditions,
     /// Of replicas only; a primary is always warm.
     pub(crate) warmth: Warmth,
     /// Of replicas only.
     pub(crate) damping: Damping,
     /// The last answer, however long ago.
     pub(crate) facts: Option<Facts>,
+    /// The last answer was one of a server that nobody asks about itself.
+    is_unasked: bool,
     /// Why the last probe got no answer; `None` if it got one.
     pub(crate) failure: Option<CheckFailure>,
     pub(crate) checked_at: Option<Moment>,
@@ -53,10 +57,12 @@ pub(crate) struct Reported {
     pub(crate) read_only: Option<bool>,
     pub(crate) version: Option<String>,
     pub(crate) impaired: Option<Cause>,
+    pub(crate) impaired_conditions: BTreeMap<String, Cause>,
+    pub(crate) maintenance: Option<String>,
 }
 
 impl Backend {
-    pub(crate) const fn new(id: BackendId, pair: PairId, role: Role) -> Self {
+    pub(crate) fn new(id: BackendId, pair: PairId, role: Role) -> Self {
         Self {
             id,
             pair,
@@ -64,9 +70,11 @@ impl Backend {
             admin: Admin::Ready,
             health: Health::NEW,
             fitness: Health::NEW,
+            conditions: Conditions::default(),
             warmth: Warmth::Warm,
             damping: Damping::NEW,
             facts: None,
+            is_unasked: false,
             failure: None,
             checked_at: None,
             silent_since: None,
@@ -76,6 +84,8 @@ impl Backend {
                 read_only: None,
                 version: None,
                 impaired: None,
+                impaired_conditions: BTreeMap::new(),
+                maintenance: None,
             },
             pace: None,
         }
@@ -86,6 +96,7 @@ impl Backend {
         if self.admin != admin && (self.admin == Admin::Maint || admin == Admin::Maint) {
             self.health = Health::NEW;
             self.fitness = Health::NEW;
+            self.conditions.forget();
             self.failure = None;
             self.checked_at = None;
             self.silent_since = None;
@@ -111,6 +122,16 @@ impl Backend {
                     };
                 }
                 self.facts = Some(facts);
+                self.is_unasked = false;
+                self.failure = None;
+            }
+            CheckResult::Reached => {
+                self.health = self.health.passed(spec.rise);
+                self.silent_since = None;
+                // There is nothing to be said about its replication.
+                self.fitness = self.fitness.passed(spec.rise);
+                self.facts = None;
+                self.is_unasked = true;
                 self.failure = None;
             }
             CheckResult::Failed(failure) => {
@@ -131,12 +152,21 @@ impl Backend {
         }
     }
 
+    /// Counts what a probe found about its conditions. Silence is convicted by [`Conditions::convict`].
+    pub(crate) fn judge(&mut self, conditions: Vec<Condition>, spec: &ClusterSpec, now: Moment) {
+        self.conditions.record(conditions, spec, now);
+        if self.role == Role::Replica && self.conditions.maintenance().is_some() {
+            self.warmth = Warmth::Cold;
+        }
+    }
+
     /// Takes the backend down if `fall` is reached.
     pub(crate) fn convict(&mut self, spec: &ClusterSpec) {
         self.health = self.health.convicted(spec.fall);
         if self.health == Health::Down {
             // A server that comes back has its catching-up before it; it proves its fitness anew.
             self.fitness = Health::Down;
+            self.conditions.distrust();
         }
     }
 
@@ -177,12 +207,42 @@ impl Backend {
         self.facts.as_ref().map(|facts| facts.read_only)
     }
 
-    /// Returns whether reads may go to this replica.
+    /// Returns whether nobody asks the server about itself.
+    pub(crate) const fn is_unasked(&self) -> bool {
+        self.is_unasked
+    }
+
+    /// Returns whether new flows may go there as far as people say, operators and maintenance pages alike.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.admin == Admin::Ready && self.conditions.maintenance().is_none()
+    }
+
+    /// Returns whether reads may go there: it is alive and its conditions pass, and a replica replicates.
     pub(crate) fn read_verdict(&self) -> Verdict {
-        match (self.health.verdict(), self.fitness.verdict()) {
-            (Verdict::Down, _) | (_, Verdict::Down) => Verdict::Down,
-            (Verdict::Up, Verdict::Up) => Verdict::Up,
-            (Verdict::None, _) | (_, Verdict::None) => Verdict::None,
+        let replication = match self.role {
+            Role::Primary => Verdict::Up,
+            Role::Replica => self.fitness.verdict(),
+        };
+        let verdicts = [self.health.verdict(), replication, self.conditions.verdict(self.role)];
+        if verdicts.contains(&Verdict::Down) {
+            Verdict::Down
+        } else if verdicts.contains(&Verdict::None) {
+            Verdict::None
+        } else {
+            Verdict::Up
+        }
+    }
+
+    /// Returns its fitness as one health, the worst of all that counts; `None` if nothing does.
+    pub(crate) fn overall_fitness(&self) -> Option<Health> {
+        let conditions = self.conditions.worst(self.role);
+        match self.role {
+            Role::Primary => conditions,
+            Role::Replica => Some(match (conditions, self.fitness.verdict()) {
+                (Some(worst), Verdict::Up) if !matches!(worst, Health::Up) => worst,
+                (Some(Health::Down), _) => Health::Down,
+                (Some(_) | None, _) => self.fitness,
+            }),
         }
     }
 
@@ -191,7 +251,7 @@ impl Backend {
         if self.role == Role::Replica {
             // An operator's word is no fall.
             self.damping = self.damping.after(self.read_verdict(), spec.hold_off, now);
-            let serves = self.admin == Admin::Ready && !self.damping.waits();
+            let serves = self.is_ready() && !self.damping.waits();
             let verdict = if serves { self.read_verdict() } else { Verdict::Down };
             self.warmth = self.warmth.after(verdict, spec.slow_start, now);
         }
@@ -203,6 +263,7 @@ impl Backend {
         // blocked.
         self.impairment().is_none()
             && (self.health.is_counting()
+                || self.health.is_up() && self.conditions.is_counting(self.role)
                 || self.role == Role::Replica && self.health.is_up() && self.fitness.is_counting())
     }
 
@@ -211,24 +272,55 @@ impl Backend {
         if self.admin == Admin::Maint {
             return BackendReason::Maint;
         }
-        if let Some(failure) = &self.failure {
+        if let Some(failure) = self.failure.as_ref().filter(|failure| failure.cause.may_take_down())
+        {
             let (cause, text) = (failure.cause, failure.text.clone());
-            return if !cause.may_take_down() {
-                BackendReason::Impaired { cause, text }
-            } else if self.health.failures() >= spec.fall.max(1) {
+            return if self.health.failures() >= spec.fall.max(1) {
                 BackendReason::Unconfirmed { cause, text }
             } else {
                 BackendReason::Failing { cause, text }
             };
         }
-        let Some(facts) = &self.facts else { return BackendReason::Unchecked };
-        if self.role == Role::Primary && self.pair == active {
-            return if facts.read_only { BackendReason::ReadOnly } else { BackendReason::Passing };
+        if let Some((name, text)) = self.conditions.maintenance() {
+            return BackendReason::Maintenance { name: name.into(), text: text.into() };
         }
-        match replication_fault(facts, spec.max_lag) {
-            Some(fault) => BackendReason::Replication(fault),
-            None if self.damping.waits() => BackendReason::Flapping,
+        if let Some((name, text)) = self.conditions.fault(self.role) {
+            let is_unconfirmed = self.conditions.is_unconfirmed(name, spec.fall);
+            let name = name.into();
+            return if is_unconfirmed {
+                BackendReason::ConditionUnconfirmed { name, text }
+            } else {
+                BackendReason::Condition { name, text }
+            };
+        }
+        if let Some(CheckFailure { cause, text }) = &self.failure {
+            return BackendReason::Impaired { cause: *cause, text: text.clone() };
+        }
+        self.lesser_reason(spec, active)
+    }
+
+    /// Returns why a backend is seen as it is whose checks were all answered.
+    fn lesser_reason(&self, spec: &ClusterSpec, active: PairId) -> BackendReason {
+        let passing = || match self.conditions.impaired().next() {
+            Some((name, failure)) => BackendReason::ConditionImpaired {
+                name: name.into(),
+                text: Outcome::Unanswered(failure.clone()).text(),
+            },
             None => BackendReason::Passing,
+        };
+        let Some(facts) = &self.facts else {
+            return if self.is_unasked { passing() } else { BackendReason::Unchecked };
+        };
+        if self.role == Role::Primary && self.pair == active {
+            return if facts.read_only { BackendReason::ReadOnly } else { passing() };
+        }
+        if let Some(fault) = replication_fault(facts, spec.max_lag) {
+            return BackendReason::Replication(fault);
+        }
+        match self.conditions.replication_fault() {
+            Some((name, text)) => BackendReason::Condition { name: name.into(), text },
+            None if self.damping.waits() => BackendReason::Flapping,
+            None => passing(),
         }
     }
 
@@ -243,10 +335,16 @@ impl Backend {
             role: self.role,
             admin,
             health: self.health,
-            fitness: match self.role {
-                Role::Primary => None,
-                Role::Replica => Some(self.fitness),
-            },
+            fitness: self.overall_fitness(),
+            conditions: self
+                .conditions
+                .view()
+                .map(|(name, health, outcome)| ConditionView {
+                    name: name.into(),
+                    health,
+                    outcome: outcome.clone(),
+                })
+                .collect(),
             reason: self.reason(spec, active),
             lag: self.facts.as_ref().and_then(lag),
             read_only: self.read_only(),
@@ -335,9 +433,10 @@ mod tests {
                 io_running,
                 sql_running,
                 lag: lag.map(Duration::from_secs),
+                ..Channel::default()
             })
             .collect();
-        let facts = Facts { read_only: true, server_id: 1, version: String::new(), replication };
+        let facts = Facts { read_only: true, replication, ..Facts::default() };
         assert_eq!(replication_fault(&facts, Duration::from_secs(10)), expected);
     }
 }

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     backend::Backend,
+    condition::Condition,
     flip::{self, Flip},
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
@@ -144,6 +145,31 @@ impl Cluster {
         }
         if let Some(known) = self.backends.get_mut(&backend) {
             known.record(result, &self.spec, now);
+        }
+        self.advance(ChangeReason::Checked { backend }, now, outputs);
+    }
+
+    /// Takes in how a backend's conditions came out.
+    pub(crate) fn judged(
+        &mut self,
+        backend: BackendId,
+        conditions: Vec<Condition>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        if self.backends.get(&backend).is_some_and(|backend| backend.admin == Admin::Maint) {
+            return;
+        }
+        for condition in conditions.iter().filter(|condition| !condition.outcome.is_silence()) {
+            // As with servers that are heard again: what was counted while nobody answered this is void.
+            if !self.backends.values().any(|other| other.conditions.is_heard(&condition.name)) {
+                self.backends
+                    .values_mut()
+                    .for_each(|other| other.conditions.forget_silence(&condition.name));
+            }
+        }
+        if let Some(known) = self.backends.get_mut(&backend) {
+            known.judge(conditions, &self.spec, now);
         }
         self.advance(ChangeReason::Checked { backend }, now, outputs);
     }

@@ -12,8 +12,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     backend::replication_fault,
+    health::Verdict,
     ids::{PairId, RequestId},
-    input::{Admin, ClusterSpec, Drain, PairSpec, Precondition},
+    input::{Admin, ClusterSpec, Drain, PairSpec, Precondition, Role},
     moment::Moment,
     output::FlipRefused,
     reason::{FlipWarning, ReplicationFault},
@@ -95,6 +96,11 @@ pub(crate) fn warnings(
         warnings.push(FlipWarning::TargetPrimaryDown);
     } else if new.read_only() == Some(true) {
         warnings.push(FlipWarning::TargetReadOnly);
+    }
+    if new.conditions.verdict(Role::Primary) == Verdict::Down
+        || new.conditions.maintenance().is_some()
+    {
+        warnings.push(FlipWarning::TargetUnfit);
     }
     // Any lag counts here: a write that is acknowledged on the old primary and not yet on the new
     // one is lost to the application until replication delivers it, and may collide with a new

@@ -57,7 +57,7 @@
 //!     done
 //! }
 //! let answer = |read_only| CheckResult::Answered(Facts {
-//!     read_only, server_id: 1, version: "11.8".into(), replication: vec![],
+//!     read_only, server_id: 1, version: "11.8".into(), ..Facts::default()
 //! });
 //!
 //! // The active primary answers and is writable: the write route leads to it.
@@ -86,6 +86,8 @@
 //!   `cut`.
 //! - Who an operator took out gets no new flows, whatever the checks say, and comes back by an
 //!   operator's word or when the time given runs out.
+//! - A failed condition makes a backend unfit for new flows and ends none. What cannot be judged, and silence of the same condition on all
+//!   backends, changes nothing.
 //! - When nothing is heard from any backend, nothing changes.
 //! - A share's weight is at least 1 and at most the configured one; it is less only while its
 //!   replica, back after it was unfit, is within [`ClusterSpec::slow_start`].
@@ -105,6 +107,7 @@
 
 mod backend;
 mod cluster;
+pub mod condition;
 mod damping;
 mod flip;
 pub mod health;
@@ -118,12 +121,13 @@ mod routing;
 mod slow_start;
 pub mod view;
 
+pub use condition::{About, Condition, Outcome, results_table};
 pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Facts, Input, PairSpec, PersistError, Precondition, Restored,
-    Role, RouteSpec,
+    CheckResult, ClusterSpec, Drain, Effect, Facts, Input, IoThread, LogPosition, PairSpec,
+    PersistError, Precondition, Restored, Role, RouteSpec, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;
@@ -136,6 +140,6 @@ pub use reason::{
     PersistReason, ReplicationFault, RouteReason,
 };
 pub use view::{
-    BackendView, ChecksState, ClusterView, FlipStage, FlipView, PairState, PairView, PolicyView,
-    RouteView,
+    BackendView, ChecksState, ClusterView, ConditionView, FlipStage, FlipView, PairState, PairView,
+    PolicyView, RouteView,
 };

@@ -73,6 +73,13 @@ impl Policy {
                     None => self.ignore(IgnoredReason::UnknownBackend { backend }),
                 }
             }
+            Input::Conditions { backend, conditions } => {
+                let owner = self.owners.get(&backend);
+                match owner.and_then(|owner| self.clusters.get_mut(owner)) {
+                    Some(cluster) => cluster.judged(backend, conditions, now, outputs),
+                    None => self.ignore(IgnoredReason::UnknownBackend { backend }),
+                }
+            }
             Input::Flip { cluster, request, to, drain, force } => {
                 match self.clusters.get_mut(&cluster) {
                     Some(cluster) => cluster.flip(request, to, drain, &force, now, outputs),

@@ -262,7 +262,7 @@ pub enum EventKind {
         to: Health,
         reason: BackendReason,
     },
-    /// A replica became fit or unfit for reads while it is alive.
+    /// A backend became fit or unfit for new connections while it is alive.
     FitnessChanged {
         backend: BackendId,
         from: Health,
@@ -289,6 +289,18 @@ pub enum EventKind {
     /// The check lets the backend be judged again after [`EventKind::CheckImpaired`].
     CheckRestored {
         backend: BackendId,
+    },
+    /// A condition cannot be judged; somebody must repair the check.
+    ConditionImpaired {
+        backend: BackendId,
+        name: String,
+        cause: Cause,
+        text: String,
+    },
+    /// A check says that a server is in maintenance, and why; `None`: no longer.
+    MaintenanceChanged {
+        backend: BackendId,
+        reason: Option<BackendReason>,
     },
     /// Nothing is heard from any backend: most likely our own network. Routes stay.
     AllChecksFailing,
@@ -341,6 +353,28 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
+    pub const NAMES: [&str; 18] = [
+        "started",
+        "health_changed",
+        "fitness_changed",
+        "read_only_changed",
+        "version_changed",
+        "check_impaired",
+        "check_restored",
+        "condition_impaired",
+        "maintenance_changed",
+        "all_checks_failing",
+        "checks_answering",
+        "route_changed",
+        "swap_failed",
+        "persist_failed",
+        "flip_started",
+        "flip_done",
+        "flip_refused",
+        "admin_changed",
+    ];
+
     /// Returns the word used in JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -352,6 +386,8 @@ impl EventKind {
             Self::VersionChanged { .. } => "version_changed",
             Self::CheckImpaired { .. } => "check_impaired",
             Self::CheckRestored { .. } => "check_restored",
+            Self::ConditionImpaired { .. } => "condition_impaired",
+            Self::MaintenanceChanged { .. } => "maintenance_changed",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
             Self::RouteChanged { .. } => "route_changed",
@@ -375,6 +411,8 @@ impl EventKind {
             | Self::VersionChanged { backend, .. }
             | Self::CheckImpaired { backend, .. }
             | Self::CheckRestored { backend }
+            | Self::ConditionImpaired { backend, .. }
+            | Self::MaintenanceChanged { backend, .. }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }
@@ -444,7 +482,11 @@ impl Event {
                 Admin::Ready => Severity::Info,
                 Admin::Drain | Admin::Maint => Severity::Warning,
             },
-            EventKind::CheckImpaired { .. } | EventKind::FlipRefused { .. } => Severity::Warning,
+            EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
+            EventKind::CheckImpaired { .. }
+            | EventKind::ConditionImpaired { .. }
+            | EventKind::MaintenanceChanged { reason: Some(_), .. }
+            | EventKind::FlipRefused { .. } => Severity::Warning,
             EventKind::AllChecksFailing
             | EventKind::SwapFailed { .. }
             | EventKind::PersistFailed { .. } => Severity::Error,

@@ -26,6 +26,12 @@ pub enum RouteReason {
     PrimaryReadOnly,
     /// Write: refused, because an operator took the primary out.
     PrimaryTakenOut,
+    /// Write: forwarded to the primary, which nobody asks whether it is writable: there is no login.
+    PrimaryUp,
+    /// Write: refused, because a condition of the primary failed; it is alive, and its flows live on.
+    PrimaryUnfit,
+    /// Write: refused, because a check says that the primary is in maintenance.
+    PrimaryMaintenance,
     /// Read: forwarded to all replicas.
     ReplicasFit,
     /// Read: forwarded to the replicas that are fit; others are not.
@@ -54,6 +60,9 @@ impl RouteReason {
             Self::PrimaryUndecided => "primary_undecided",
             Self::PrimaryReadOnly => "primary_read_only",
             Self::PrimaryTakenOut => "primary_taken_out",
+            Self::PrimaryUp => "primary_up",
+            Self::PrimaryUnfit => "primary_unfit",
+            Self::PrimaryMaintenance => "primary_maintenance",
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
             Self::TooFewReplicas => "too_few_replicas",
@@ -75,6 +84,9 @@ impl fmt::Display for RouteReason {
             Self::PrimaryUndecided => "primary has not passed a check",
             Self::PrimaryReadOnly => "primary is read-only",
             Self::PrimaryTakenOut => "an operator took the primary out",
+            Self::PrimaryUp => "primary is up",
+            Self::PrimaryUnfit => "a condition of the primary failed",
+            Self::PrimaryMaintenance => "a check says that the primary is in maintenance",
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
             Self::TooFewReplicas => "too few replicas are fit; the primary serves as well",
@@ -108,6 +120,14 @@ pub enum BackendReason {
     Maint,
     /// It passes and has fallen again and again: reads go elsewhere for a while.
     Flapping,
+    /// It is alive and a condition is not as it should be.
+    Condition { name: String, text: String },
+    /// `fall` times a condition was not answered, and neither was it on any other backend since: kept as it was.
+    ConditionUnconfirmed { name: String, text: String },
+    /// A condition cannot be judged: it stays as it was.
+    ConditionImpaired { name: String, text: String },
+    /// A check says that somebody took it out.
+    Maintenance { name: String, text: String },
 }
 
 impl BackendReason {
@@ -123,6 +143,10 @@ impl BackendReason {
             Self::ReadOnly => "read_only",
             Self::Maint => "maint",
             Self::Flapping => "flapping",
+            Self::Condition { .. } => "condition",
+            Self::ConditionUnconfirmed { .. } => "condition_unconfirmed",
+            Self::ConditionImpaired { .. } => "condition_impaired",
+            Self::Maintenance { .. } => "maintenance",
         }
     }
 }
@@ -146,6 +170,18 @@ impl fmt::Display for BackendReason {
             Self::ReadOnly => f.write_str("read-only"),
             Self::Maint => f.write_str("in maintenance, not checked"),
             Self::Flapping => f.write_str("passing, and left out for a while because it flaps"),
+            Self::Condition { name, text } => write!(f, "condition {name}: {text}"),
+            Self::ConditionUnconfirmed { name, text } => write!(
+                f,
+                "condition {name}: {text}; kept as it was, because it was not answered by any other backend since either"
+            ),
+            Self::ConditionImpaired { name, text } => {
+                write!(
+                    f,
+                    "passing, but condition {name} cannot be judged and stays as it was: {text}"
+                )
+            }
+            Self::Maintenance { name, text } => write!(f, "in maintenance, says {name}: {text}"),
         }
     }
 }
@@ -356,6 +392,8 @@ pub enum FlipWarning {
     TargetNotReplicating,
     /// The new primary is behind: the last writes of the old pair may be missing on it.
     TargetLagging { lag: Duration },
+    /// A condition of the new primary failed, or a check says that it is in maintenance, so the write route refuses.
+    TargetUnfit,
     /// The old primary takes writes: flows that live on can write there beside the new primary.
     OldPrimaryWritable,
 }
@@ -370,6 +408,7 @@ impl FlipWarning {
             Self::TargetPrimaryDown => "target_primary_down",
             Self::TargetNotReplicating => "target_not_replicating",
             Self::TargetLagging { .. } => "target_lagging",
+            Self::TargetUnfit => "target_unfit",
             Self::OldPrimaryWritable => "old_primary_writable",
         }
     }
@@ -392,6 +431,9 @@ impl fmt::Display for FlipWarning {
                 f,
                 "the new primary was {}s behind: the last writes made on the old pair may be missing on it",
                 lag.as_secs_f32()
+            ),
+            Self::TargetUnfit => f.write_str(
+                "a condition of the new primary failed: write routes refuse until it passes",
             ),
             Self::OldPrimaryWritable => f.write_str(
                 "the old primary was last seen writable: connections that stay on it can still write there",

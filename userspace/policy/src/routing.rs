@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     health::Verdict,
     ids::BackendId,
-    input::{Access, Admin, PairSpec, RouteSpec},
+    input::{Access, Admin, PairSpec, Role, RouteSpec},
     output::{RouteTarget, Share},
     reason::RouteReason,
 };
@@ -54,22 +54,34 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
     if primary.admin != Admin::Ready {
         return Answer::refuse(RouteReason::PrimaryTakenOut);
     }
-    match primary.health.verdict() {
+    if primary.conditions.maintenance().is_some() {
+        return Answer::refuse(RouteReason::PrimaryMaintenance);
+    }
+    let forward = |reason| Answer::forward(vec![Share::primary(primary.id)], reason);
+    let is_presumed = presumed.contains(&primary.id);
+    match (primary.health.verdict(), primary.read_verdict()) {
         // One look at `read_only` is enough, without counting: a write to a fenced server must not
         // be tried.
-        Verdict::Up => match primary.read_only() {
-            Some(false) => {
-                Answer::forward(vec![Share::primary(primary.id)], RouteReason::PrimaryWritable)
-            }
-            Some(true) => Answer::refuse(RouteReason::PrimaryReadOnly),
-            None => Answer::refuse(RouteReason::PrimaryUndecided),
-        },
-        Verdict::None if presumed.contains(&primary.id) => {
-            Answer::forward(vec![Share::primary(primary.id)], RouteReason::Restored)
+        (Verdict::Up, _) if primary.read_only() == Some(true) => {
+            Answer::refuse(RouteReason::PrimaryReadOnly)
         }
-        Verdict::None if primary.checked_at.is_none() => Answer::refuse(RouteReason::Unchecked),
-        Verdict::None => Answer::refuse(RouteReason::PrimaryUndecided),
-        Verdict::Down => Answer::refuse(RouteReason::PrimaryDown),
+        (Verdict::Up, Verdict::Down) => Answer::refuse(RouteReason::PrimaryUnfit),
+        (Verdict::Up, _) if primary.read_only().is_none() && !primary.is_unasked() => {
+            Answer::refuse(RouteReason::PrimaryUndecided)
+        }
+        (Verdict::Up, Verdict::Up) if primary.is_unasked() => forward(RouteReason::PrimaryUp),
+        (Verdict::Up, Verdict::Up) => forward(RouteReason::PrimaryWritable),
+        (Verdict::None, Verdict::Down) => Answer::refuse(RouteReason::PrimaryUnfit),
+        (Verdict::Up | Verdict::None, Verdict::None | Verdict::Up) if is_presumed => {
+            forward(RouteReason::Restored)
+        }
+        (Verdict::None, _) if primary.checked_at.is_none() => {
+            Answer::refuse(RouteReason::Unchecked)
+        }
+        (Verdict::Up | Verdict::None, Verdict::None | Verdict::Up) => {
+            Answer::refuse(RouteReason::PrimaryUndecided)
+        }
+        (Verdict::Down, _) => Answer::refuse(RouteReason::PrimaryDown),
     }
 }
 
@@ -80,12 +92,8 @@ fn read_answer(
     presumed: &[BackendId],
 ) -> Answer {
     let mut replicas_presumed = false;
-    let ready: Vec<Share> = pair
-        .replicas
-        .iter()
-        .copied()
-        .filter(|share| backends[&share.backend].admin == Admin::Ready)
-        .collect();
+    let ready: Vec<Share> =
+        pair.replicas.iter().copied().filter(|share| backends[&share.backend].is_ready()).collect();
     let mut replicas = ready.clone();
     replicas.retain(|share| match backends[&share.backend].read_verdict() {
         Verdict::Up => true,
@@ -96,7 +104,7 @@ fn read_answer(
         Verdict::None | Verdict::Down => false,
     });
     let primary = &backends[&pair.primary];
-    let is_primary_fit = primary.admin == Admin::Ready && primary.health.is_up();
+    let is_primary_fit = primary.is_ready() && primary.read_verdict() == Verdict::Up;
     let flapping = |share: &Share| backends[&share.backend].damping.waits();
     let (waiting, mut replicas): (Vec<Share>, Vec<Share>) =
         replicas.into_iter().partition(flapping);
@@ -116,8 +124,9 @@ fn read_answer(
         return Answer::forward(warmed(replicas, backends), reason);
     }
     let is_cut_off = |share: &Share| is_cut_off(&backends[&share.backend]);
-    let verdict =
-        if primary.admin == Admin::Ready { primary.health.verdict() } else { Verdict::Down };
+    let is_primary_gone =
+        primary.admin != Admin::Ready || primary.health.verdict() == Verdict::Down;
+    let verdict = if primary.is_ready() { primary.read_verdict() } else { Verdict::Down };
     match verdict {
         Verdict::Up => Answer::forward(vec![Share::primary(primary.id)], RouteReason::NoReplicaFit),
         Verdict::None if presumed.contains(&primary.id) => {
@@ -126,7 +135,7 @@ fn read_answer(
         Verdict::None | Verdict::Down if !waiting.is_empty() => {
             Answer::forward(waiting, RouteReason::ReplicasFlapping)
         }
-        Verdict::Down if ready.iter().any(is_cut_off) => {
+        Verdict::Down if is_primary_gone && ready.iter().any(is_cut_off) => {
             let mut replicas = ready;
             replicas.retain(is_cut_off);
             Answer::forward(replicas, RouteReason::PrimaryDownReplicasCutOff)
@@ -160,6 +169,7 @@ fn warmed(mut shares: Vec<Share>, backends: &Backends) -> Vec<Share> {
 /// and has applied, or is applying, all that it received. Nobody in the pair has anything newer.
 fn is_cut_off(replica: &Backend) -> bool {
     replica.health.verdict() == Verdict::Up
+        && replica.conditions.verdict(Role::Replica) != Verdict::Down
         && replica.facts.as_ref().is_some_and(|facts| {
             let channels = &facts.replication;
             channels.iter().any(|channel| !channel.io_running)
@@ -177,7 +187,7 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
         RouteReason::NoReplicaFit | RouteReason::TooFewReplicas => {
             pair.replicas.iter().all(|share| {
                 let replica = &backends[&share.backend];
-                replica.admin != Admin::Ready || replica.checked_at.is_some()
+                !replica.is_ready() || replica.checked_at.is_some()
             })
         }
         RouteReason::Restored
@@ -186,6 +196,9 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
         | RouteReason::PrimaryUndecided
         | RouteReason::PrimaryReadOnly
         | RouteReason::PrimaryTakenOut
+        | RouteReason::PrimaryUp
+        | RouteReason::PrimaryUnfit
+        | RouteReason::PrimaryMaintenance
         | RouteReason::ReplicasFit
         | RouteReason::SomeReplicasFit
         | RouteReason::ReplicasFlapping
@@ -203,7 +216,7 @@ mod tests {
         damping::Damping,
         health::Health,
         ids::{PairId, RouteId},
-        input::{Channel, Facts, Role},
+        input::{Channel, Facts},
         moment::Moment,
     };
 
@@ -388,23 +401,15 @@ mod tests {
                 "cut-off" | "stopped" => {
                     backend.facts = Some(Facts {
                         read_only: true,
-                        server_id: 1,
-                        version: String::new(),
                         replication: vec![Channel {
-                            name: String::new(),
-                            io_running: false,
                             sql_running: word == "cut-off",
-                            lag: None,
+                            ..Channel::default()
                         }],
+                        ..Facts::default()
                     });
                 }
                 "rw" | "ro" => {
-                    backend.facts = Some(Facts {
-                        read_only: word == "ro",
-                        server_id: 1,
-                        version: String::new(),
-                        replication: Vec::new(),
-                    });
+                    backend.facts = Some(Facts { read_only: word == "ro", ..Facts::default() });
                 }
                 _ => {}
             }

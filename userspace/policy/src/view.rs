@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    condition::Outcome,
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     input::{Access, AdminSetting, Drain, Facts, Role},
@@ -101,9 +102,10 @@ pub struct BackendView {
     /// What an operator said about this backend; its pair may have a word of its own.
     pub admin: AdminSetting,
     pub health: Health,
-    /// Whether replication is good enough for reads; `None` for primaries, to which it does not
-    /// apply.
+    /// Whether new connections may go there: replication of a replica, and conditions; `None` for primaries without conditions.
     pub fitness: Option<Health>,
+    /// How each of its conditions is.
+    pub conditions: Vec<ConditionView>,
     pub reason: BackendReason,
     /// The largest lag of all channels; `None` when unknown or not replicating.
     pub lag: Option<Duration>,
@@ -114,6 +116,15 @@ pub struct BackendView {
     /// When the last probe ended.
     pub checked_at: Option<Moment>,
     pub pace: Pace,
+}
+
+/// One condition of a backend.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConditionView {
+    pub name: String,
+    pub health: Health,
+    /// In the last probe that asked.
+    pub outcome: Outcome,
 }
 
 /// One route.

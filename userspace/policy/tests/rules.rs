@@ -13,6 +13,10 @@ use pairflip_policy::*;
 
 /// Everything is up: pair#0 is active and writable, pair#1 is a read-only standby.
 const HEALTHY: &str = "a1 rw; a2 ok; b1 ro; b2 ok; ";
+/// As [`HEALTHY`], and every backend has two conditions that pass.
+const JUDGED: &str = "a1 agent pass; a2 agent pass; b1 agent pass; b2 agent pass; \
+                      a1 disk pass; a2 disk pass; b1 disk pass; b2 disk pass; \
+                      a1 rw; a2 ok; b1 ro; b2 ok; ";
 
 #[test]
 fn the_first_table_is_written_when_every_answer_is_known() {
@@ -48,9 +52,12 @@ fn another_version_at_an_address_is_told_once() {
 
 #[test]
 fn a_probe_of_a_daemon_that_did_not_run_counts_for_nothing_and_is_no_witness() {
-    check_healthy("a1 timeout; a1 timeout; a1 starved; a2 ok; a1 timeout; a2 ok", "");
-    // `a1` is silent, and so is everybody else as far as is known.
-    check_healthy("a1 timeout; a1 timeout; a2 starved; b1 starved; b2 starved; a1 timeout", "");
+    for ours in ["starved", "local"] {
+        check_healthy(&format!("a1 timeout; a1 timeout; a1 {ours}; a2 ok; a1 timeout; a2 ok"), "");
+        // `a1` is silent, and so is everybody else as far as is known.
+        let others = format!("a2 {ours}; b1 {ours}; b2 {ours}");
+        check_healthy(&format!("a1 timeout; a1 timeout; {others}; a1 timeout"), "");
+    }
     check_healthy("a1 timeout; a1 timeout; a2 ok; a1 timeout", "swap 2 pair#0 w=- r=a2; end a1");
 }
 
@@ -130,13 +137,134 @@ fn a_replica_that_comes_back_behind_gets_no_reads_until_it_caught_up() {
 }
 
 #[test]
+fn a_condition_that_fails_makes_a_replica_unfit_and_its_flows_live() {
+    check_judged("a2 disk pass; a2 disk fail; a2 disk fail", "");
+    check_judged("a2 disk fail; a2 disk fail; a2 disk fail", "swap 2 pair#0 w=a1 r=a1");
+    check_judged("a2 disk fail; a2 disk fail; a2 disk pass; a2 disk fail", "");
+    check_judged("a2 disk unfit; a2 disk pass", "");
+    check_judged("a2 disk unfit; a2 disk pass; a2 disk pass", "swap 3 pair#0 w=a1 r=a2");
+    // Each is counted by itself, and one is enough.
+    check_judged("a2 disk fail; a2 disk fail; a2 agent fail; a2 agent fail; a2 disk pass", "");
+    check_judged("a2 disk unfit; a2 agent unfit; a2 disk pass; a2 disk pass", "");
+}
+
+#[test]
+fn a_condition_that_fails_makes_a_primary_unfit_and_reads_do_not_fall_back_to_it() {
+    check_judged("a1 disk unfit", "swap 2 pair#0 w=- r=a2");
+    check_judged("a1 disk unfit; a2 down", "swap 3 pair#0 w=- r=-; end a2");
+    check_judged("a1 disk unfit; a1 disk pass; a1 disk pass", "swap 3 pair#0 w=a1 r=a2");
+    let world = run(&format!("{JUDGED}a1 disk unfit"));
+    let view = &world.policy.view().clusters[0];
+    assert_eq!(view.routes[0].reason, RouteReason::PrimaryUnfit);
+    let primary = &view.pairs[0].backends[0];
+    assert_eq!((primary.health, primary.fitness), (Health::Up, Some(Health::Down)));
+    assert_eq!(primary.reason.to_string(), "condition disk: got 0, expected >= 1");
+    // Its replica has lost it, too: alive and unfit is not gone, so nothing stale is served.
+    check_judged("a1 disk unfit; a2 stopped; a2 stopped; a2 stopped", "swap 3 pair#0 w=- r=-");
+}
+
+#[test]
+fn a_flip_to_an_unfit_primary_says_so() {
+    check_judged(
+        "a1 ro; b1 rw; b1 disk unfit; flip",
+        "persist pair#1; swap 3 pair#1 w=- r=b2; reply pair#0->pair#1 target_unfit",
+    );
+}
+
+#[test]
+fn a_check_that_says_maintenance_takes_new_flows_away_at_once_and_ends_none() {
+    check_judged("a2 agent maint", "swap 2 pair#0 w=a1 r=a1");
+    check_judged("a2 agent maint; a2 agent pass", "swap 3 pair#0 w=a1 r=a2");
+    check_judged("a1 agent maint", "swap 2 pair#0 w=- r=a2");
+    check_judged("a1 agent maint; a1 agent pass", "swap 3 pair#0 w=a1 r=a2");
+    check_judged("a1 agent maint; a2 agent maint", "swap 3 pair#0 w=- r=-");
+    let world = run(&format!("{JUDGED}a1 agent maint"));
+    let view = &world.policy.view().clusters[0];
+    assert_eq!(view.routes[0].reason, RouteReason::PrimaryMaintenance);
+    assert_eq!(view.pairs[0].backends[0].reason.name(), "maintenance");
+    assert_eq!(world.paces[&id("a1")], Pace::Fast, "its return is awaited");
+    // It is no failure, and what was counted before is void.
+    check_judged("a2 agent fail; a2 agent fail; a2 agent maint; a2 agent fail; a2 agent fail", "");
+}
+
+#[test]
+fn a_condition_that_cannot_be_judged_changes_nothing() {
+    for word in ["local", "denied", "grant", "other"] {
+        for backend in ["a1", "a2"] {
+            let step = format!("{backend} disk {word}; ");
+            check_judged(&step.repeat(10), "");
+            let world = run(&format!("{JUDGED}{step}"));
+            let pair = &world.policy.view().clusters[0].pairs[0];
+            let view = pair.backends.iter().find(|view| view.id == id(backend)).expect("it");
+            assert_eq!(view.reason.name(), "condition_impaired", "{word}");
+        }
+    }
+    check_judged("a1 disk unfit; a1 disk local; a1 disk local; a1 disk local", "");
+}
+
+#[test]
+fn silence_of_a_condition_waits_for_the_same_one_elsewhere() {
+    let silence = "a1 agent timeout; a1 agent timeout; a1 agent timeout";
+    check_judged(&format!("{silence}; a1 agent timeout"), "");
+    // Other answers of other servers, and other conditions, say nothing about it.
+    check_judged(&format!("{silence}; b1 ro; b2 ok; a2 disk pass"), "");
+    check_judged(&format!("{silence}; b1 agent timeout; a2 agent unreachable"), "");
+    check_judged(&format!("{silence}; b1 agent pass"), "swap 2 pair#0 w=- r=a2");
+    check_judged(&format!("{silence}; b1 agent fail"), "swap 2 pair#0 w=- r=a2");
+    check_judged(
+        "a1 agent timeout; b1 agent pass; a1 agent timeout; a1 agent timeout",
+        "swap 2 pair#0 w=- r=a2",
+    );
+    let world = run(&format!("{JUDGED}{silence}"));
+    let view = &world.policy.view().clusters[0].pairs[0].backends[0];
+    assert_eq!(view.reason.name(), "condition_unconfirmed");
+}
+
+#[test]
+fn a_condition_that_was_silent_everywhere_is_counted_anew() {
+    let all = ["a1", "a2", "b1", "b2"].map(|backend| format!("{backend} agent timeout; "));
+    let all = all.concat().repeat(3);
+    check_judged(&format!("{all}b1 agent pass"), "");
+    check_judged(&format!("{all}b1 agent pass; a1 agent timeout"), "");
+}
+
+#[test]
+fn a_server_that_comes_back_proves_its_conditions_anew() {
+    let back = "a1 down; a1 agent pass; a1 disk pass; a1 rw; a1 agent pass; ";
+    check_judged(&format!("{back}a1 disk fail; a1 rw"), "");
+    check_judged(&format!("{back}a1 disk pass; a1 rw"), "swap 3 pair#0 w=a1 r=a2");
+}
+
+#[test]
+fn a_restart_keeps_what_was_in_force_until_the_conditions_decide() {
+    // A primary that was served stays while its condition is silent; one that was refused is not opened by a first failure.
+    let first = "restart; a1 agent timeout; a1 rw; a2 agent pass; a2 ok; b1 ro; b2 ok";
+    check_judged(&format!("a1 agent pass; {first}"), "");
+    let unfit = "a1 disk unfit; restart; a1 disk fail; a1 rw; a2 ok; a1 disk fail";
+    let world = run(&format!("{JUDGED}{unfit}"));
+    let forwards = |text: &String| text.starts_with("swap") && text.contains("w=a1");
+    assert_eq!(world.trace.iter().filter(|text| forwards(text)).count(), 1, "{:?}", world.trace);
+}
+
+#[test]
+fn without_a_login_a_server_that_answers_gets_writes_and_reads() {
+    check("a1 reached; a2 reached", "swap 1 pair#0 w=a1 r=a2");
+    check("a1 agent pass; a1 reached; a2 agent fail; a2 reached", "swap 1 pair#0 w=a1 r=a1");
+    let up = "a1 reached; a2 reached; b1 reached; b2 reached; ";
+    check(&format!("{up}a1 down"), "swap 2 pair#0 w=- r=a2; end a1");
+    let world = run(up);
+    assert_eq!(world.policy.view().clusters[0].routes[0].reason, RouteReason::PrimaryUp);
+}
+
+#[test]
 fn reads_are_refused_when_neither_replica_nor_primary_is_fit() {
     check_healthy("a2 down; a1 refused; a1 refused; a1 refused", "swap 3 pair#0 w=- r=-; end a1");
 }
 
 #[test]
 fn a_check_that_cannot_judge_never_takes_a_backend_down() {
-    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "starved", "other"] {
+    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "starved", "local", "other"]
+    {
         let step = format!("a1 {word}; ");
         check_healthy(&step.repeat(10), "");
     }
@@ -451,6 +579,10 @@ fn check_healthy(script: &str, expected: &str) {
     check(&format!("{HEALTHY}{script}"), expected);
 }
 
+fn check_judged(script: &str, expected: &str) {
+    check(&format!("{JUDGED}{script}"), expected);
+}
+
 fn check_paces(script: &str, fast: &str) {
     let paces = run(script).paces;
     let names: Vec<_> =
@@ -554,6 +686,16 @@ impl World {
                 for _ in 0..3 {
                     self.feed(Input::Checked { backend, result: failed(Cause::Refused) });
                 }
+            }
+            [backend, name, "unfit"] => {
+                for _ in 0..3 {
+                    let conditions = vec![condition(name, "fail")];
+                    self.feed(Input::Conditions { backend: id(backend), conditions });
+                }
+            }
+            [backend, name, word] => {
+                let conditions = vec![condition(name, word)];
+                self.feed(Input::Conditions { backend: id(backend), conditions });
             }
             [backend, word] => {
                 self.feed(Input::Checked { backend: id(backend), result: result(word) })
@@ -662,8 +804,24 @@ impl World {
     }
 }
 
+fn condition(name: &str, word: &str) -> Condition {
+    let outcome = match word {
+        "pass" => Outcome::Passed,
+        "fail" => Outcome::Failed { text: "got 0, expected >= 1".into() },
+        "maint" => Outcome::Maintenance { text: "HTTP 404".into() },
+        word => match result(word) {
+            CheckResult::Failed(failure) => Outcome::Unanswered(failure),
+            CheckResult::Answered(_) | CheckResult::Reached => panic!("{word} is no outcome"),
+        },
+    };
+    Condition { name: name.into(), about: About::Server, outcome }
+}
+
 fn result(word: &str) -> CheckResult {
     match word {
+        "reached" => CheckResult::Reached,
+        "local" => failed(Cause::Local),
+        "starved" => failed(Cause::Starved),
         "rw" => answered(false, Some(0)),
         "ro" | "ok" => answered(true, Some(0)),
         "lag" => answered(true, Some(11)),
@@ -681,7 +839,6 @@ fn result(word: &str) -> CheckResult {
         "limit" => failed(Cause::UserLimit),
         "grant" => failed(Cause::MissingGrant),
         "tls" => failed(Cause::Tls),
-        "starved" => failed(Cause::Starved),
         "other" => failed(Cause::Other),
         other => panic!("unknown check result {other:?}"),
     }

@@ -42,8 +42,10 @@ fn the_invariants_hold_in_every_seeded_world() {
     if seeds.end - seeds.start >= SEEDS {
         let Seen { flips, refused, undone, ends, restarts, outages, swaps_failed, .. } = seen;
         let Seen { slow_starts, taken_out, expired, taken_out_cut, flapping, too_few, .. } = seen;
+        let Seen { conditions_failed, maintenance, unjudged, .. } = seen;
         let rarest = [
-            [flips, refused, undone, ends, restarts, outages].as_slice(),
+            [conditions_failed, maintenance, unjudged].as_slice(),
+            &[flips, refused, undone, ends, restarts, outages],
             &[swaps_failed, slow_starts, taken_out, expired, taken_out_cut, flapping, too_few],
         ]
         .concat();
@@ -79,6 +81,10 @@ struct Seen {
     /// Moments at which a replica waited because it flapped, and at which the primary helped too few.
     flapping: u64,
     too_few: u64,
+    /// Conditions that failed, said maintenance, or could not be judged.
+    conditions_failed: u64,
+    maintenance: u64,
+    unjudged: u64,
 }
 
 impl Seen {
@@ -97,6 +103,9 @@ impl Seen {
             taken_out_cut: self.taken_out_cut + other.taken_out_cut,
             flapping: self.flapping + other.flapping,
             too_few: self.too_few + other.too_few,
+            conditions_failed: self.conditions_failed + other.conditions_failed,
+            maintenance: self.maintenance + other.maintenance,
+            unjudged: self.unjudged + other.unjudged,
         }
     }
 }
@@ -135,6 +144,21 @@ struct Server {
     fit_since: Option<Moment>,
     /// Something else than a perfect answer was told.
     was_ill: bool,
+    /// How its one condition is, what the present daemon was told last, and how often in a row it was told that it fails.
+    condition: Opinion,
+    told_opinion: Option<Opinion>,
+    opinion_failures: u32,
+}
+
+/// What a server's condition says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Opinion {
+    Passes,
+    Fails,
+    Maintenance,
+    Silent,
+    /// Trouble of our own host.
+    Unjudged,
 }
 
 /// One cluster of the world: what outlives a daemon, and what the operator waits for.
@@ -233,7 +257,8 @@ impl World {
                 self.check(backend);
             }
             55..75 => self.answer_pending(),
-            75..82 => self.change_server(),
+            75..80 => self.change_server(),
+            80..82 => self.change_condition(),
             82..87 => self.ask_for_flip(),
             87..90 => self.set_admin(),
             90..92 => self.feed_nonsense(),
@@ -265,6 +290,7 @@ impl World {
         for _ in 0..5 {
             for server in self.servers.values_mut() {
                 server.mode = Mode::Healthy;
+                server.condition = Opinion::Passes;
             }
             let actives =
                 self.policy.view().clusters.into_iter().map(|view| (view.id, view.active));
@@ -327,6 +353,7 @@ impl World {
             }
             return;
         }
+        self.judge_condition(backend);
         let is_outage = self.is_outage;
         let protocol = self.random.below(4) == 0;
         let (now, rise) = (self.now, self.sites[&self.servers[&backend].cluster].spec.rise);
@@ -346,19 +373,56 @@ impl World {
         server.told(&result, rise, now);
         match &result {
             CheckResult::Answered(facts) => server.last_read_only = Some(facts.read_only),
-            CheckResult::Failed(_) => {}
+            CheckResult::Failed(_) | CheckResult::Reached => {}
         }
         match &result {
             CheckResult::Failed(failure) if failure.cause.may_take_down() => {
                 server.failures += 1;
                 server.failures_own += u32::from(!is_outage);
             }
-            CheckResult::Failed(_) | CheckResult::Answered(_) => {
+            CheckResult::Failed(_) | CheckResult::Answered(_) | CheckResult::Reached => {
                 server.failures = 0;
                 server.failures_own = 0;
             }
         }
         self.feed(Input::Checked { backend, result }, Fed::Check);
+    }
+
+    /// Tells how a server's condition is. A probe asks for it together with the rest.
+    fn judge_condition(&mut self, backend: BackendId) {
+        let is_outage = self.is_outage;
+        let server = self.server(backend);
+        let opinion = if is_outage { Opinion::Silent } else { server.condition };
+        server.told_condition(opinion);
+        let unanswered = |cause| Outcome::Unanswered(CheckFailure { cause, text: String::new() });
+        let outcome = match opinion {
+            Opinion::Passes => Outcome::Passed,
+            Opinion::Fails => Outcome::Failed { text: "simulated".into() },
+            Opinion::Maintenance => Outcome::Maintenance { text: "simulated".into() },
+            Opinion::Silent => unanswered(Cause::TimedOut),
+            Opinion::Unjudged => unanswered(Cause::Local),
+        };
+        match opinion {
+            Opinion::Passes | Opinion::Silent => {}
+            Opinion::Fails => self.seen.conditions_failed += 1,
+            Opinion::Maintenance => self.seen.maintenance += 1,
+            Opinion::Unjudged => self.seen.unjudged += 1,
+        }
+        let conditions = vec![Condition { name: "agent".into(), about: About::Server, outcome }];
+        self.feed(Input::Conditions { backend, conditions }, Fed::Condition);
+    }
+
+    fn change_condition(&mut self) {
+        let backend = self.any_backend();
+        let condition = match self.random.below(8) {
+            0..4 => Opinion::Passes,
+            4 => Opinion::Fails,
+            5 => Opinion::Maintenance,
+            6 => Opinion::Silent,
+            _ => Opinion::Unjudged,
+        };
+        self.server(backend).condition = condition;
+        self.note(&format!("the condition of {backend} is now {condition:?}"));
     }
 
     fn change_server(&mut self) {
@@ -486,6 +550,7 @@ impl World {
                 server.refusals = 0;
                 server.passes = 0;
                 server.fit_since = None;
+                server.forget_condition();
             }
             if to == Admin::Maint {
                 let cluster = server.cluster;
@@ -599,6 +664,7 @@ impl World {
             server.passes = 0;
             server.fit_since = None;
             server.was_ill = false;
+            server.forget_condition();
         }
         self.waiting.clear();
         let specs = self.sites.values().map(|site| site.spec.clone()).collect();
@@ -653,6 +719,7 @@ impl World {
                 assert_eq!(expected, Some(*which), "nobody asked for that");
             }
             Output::EndFlows { cluster, which: EndWhich::Backend(backend), .. } => {
+                assert_ne!(fed, Fed::Condition, "a condition ended flows");
                 self.seen.ends += 1;
                 let fall = self.sites[cluster].spec.fall;
                 let server = &self.servers[backend];
@@ -682,7 +749,10 @@ impl World {
             Output::SetPace { backend, pace } => {
                 assert_eq!(*pace == Pace::Off, self.admin(*backend) == Admin::Maint);
             }
-            Output::Event(_) => {}
+            Output::Event(event) => {
+                let is_told = event.severity() != Severity::Debug;
+                assert_eq!(EventKind::NAMES.contains(&event.what.name()), is_told, "{event:?}");
+            }
         }
     }
 
@@ -803,6 +873,16 @@ impl World {
                     "a backend that was taken out stays in the table"
                 );
             }
+            for backend in targets(table) {
+                let server = &self.servers[&backend];
+                assert_ne!(
+                    server.told_opinion,
+                    Some(Opinion::Maintenance),
+                    "new flows to {backend}, which is in maintenance"
+                );
+                let is_unfit = server.opinion_failures >= site.spec.fall;
+                assert!(!is_unfit, "new flows to {backend}, whose condition failed");
+            }
             for backend in table.routes[usize::from(WRITES.0)].backends() {
                 assert_ne!(
                     self.servers[&backend].last_read_only,
@@ -827,6 +907,7 @@ impl World {
             let pair = &view.pairs[usize::from(view.active.0)];
             let is_fit = |backend: &BackendView| {
                 is_ready(backend.id)
+                    && self.servers[&backend.id].told_opinion != Some(Opinion::Maintenance)
                     && backend.health.is_up()
                     && backend.fitness.is_none_or(Health::is_up)
             };
@@ -909,6 +990,7 @@ impl fmt::Display for Line {
 enum Fed {
     Start,
     Check,
+    Condition,
     Flip,
     Driver,
     Timeout,
@@ -930,7 +1012,29 @@ impl Server {
             passes: 0,
             fit_since: None,
             was_ill: false,
+            condition: Opinion::Passes,
+            told_opinion: None,
+            opinion_failures: 0,
         }
+    }
+
+    /// Takes down what the present daemon is told about its condition.
+    fn told_condition(&mut self, opinion: Opinion) {
+        self.told_opinion = Some(opinion);
+        self.opinion_failures = match opinion {
+            Opinion::Fails => self.opinion_failures + 1,
+            Opinion::Passes | Opinion::Maintenance | Opinion::Silent | Opinion::Unjudged => 0,
+        };
+        if opinion != Opinion::Passes {
+            self.passes = 0;
+            self.fit_since = None;
+            self.was_ill = true;
+        }
+    }
+
+    fn forget_condition(&mut self) {
+        self.told_opinion = None;
+        self.opinion_failures = 0;
     }
 
     /// Takes down what the present daemon is told.
@@ -938,9 +1042,10 @@ impl Server {
         self.refusals = match result {
             CheckResult::Failed(failure) if !failure.cause.may_take_down() => 0,
             CheckResult::Failed(_) if !result.is_silence() => self.refusals + 1,
-            CheckResult::Failed(_) | CheckResult::Answered(_) => 0,
+            CheckResult::Failed(_) | CheckResult::Answered(_) | CheckResult::Reached => 0,
         };
-        if matches!(result, CheckResult::Answered(_)) && self.mode == Mode::Healthy {
+        let is_perfect = self.mode == Mode::Healthy && self.told_opinion == Some(Opinion::Passes);
+        if matches!(result, CheckResult::Answered(_)) && is_perfect {
             self.passes += 1;
             if self.passes >= rise {
                 self.fit_since = self.fit_since.or(Some(now));

@@ -6,7 +6,7 @@
 
 use std::{io, time::Duration};
 
-use mysql_async::{DriverError, Error, IoError, ServerError};
+use mysql_async::{DriverError, Error, IoError, ServerError, TlsError};
 use pairflip_policy::{Cause, CheckFailure};
 
 /// Returns what a driver error means, with a text for the operator.
@@ -16,7 +16,12 @@ pub(super) fn failure(error: &Error) -> CheckFailure {
             let cause = server_cause(error);
             (cause, with_remedy(cause, error.to_string()))
         }
-        Error::Io(IoError::Io(error)) => (io_cause(error), error.to_string()),
+        Error::Io(IoError::Io(error)) => match tls_error(error) {
+            Some(error) => (Cause::Tls, tls_text(error)),
+            None => (io_cause(error), error.to_string()),
+        },
+        Error::Io(IoError::Tls(TlsError::Tls(error))) => (Cause::Tls, tls_text(error)),
+        Error::Io(IoError::Tls(error)) => (Cause::Tls, error.to_string()),
         Error::Driver(error) => {
             let cause = driver_cause(error);
             (cause, with_remedy(cause, error.to_string()))
@@ -27,17 +32,61 @@ pub(super) fn failure(error: &Error) -> CheckFailure {
     CheckFailure { cause, text }
 }
 
+/// Returns what an error of a connection means that is not the driver's.
+pub(super) fn unanswered(doing: &str, error: &io::Error) -> CheckFailure {
+    CheckFailure { cause: io_cause(error), text: format!("{doing}: {error}") }
+}
+
 pub(super) fn timed_out(doing: &str, timeout: Duration) -> CheckFailure {
     CheckFailure { cause: Cause::TimedOut, text: format!("{doing}: no answer within {timeout:?}") }
 }
 
-/// The daemon itself was away for `late` of the probe: nothing follows from an answer that did not come in time.
-pub(super) fn starved(late: Duration, timeout: Duration) -> CheckFailure {
+/// The daemon itself was away for `late` of a probe that took `took`: nothing follows from an answer that did not come in
+/// time.
+pub(super) fn starved(late: Duration, took: Duration) -> CheckFailure {
     let text = format!(
-        "it was kept waiting for {late:.0?} of the timeout of {timeout:?}; find out what takes this host's processors, or \
-         suspends it"
+        "it was kept waiting for {late:.0?} of {took:.0?}; find out what takes this host's processors, or suspends it"
     );
     CheckFailure { cause: Cause::Starved, text }
+}
+
+/// Returns what TLS says, where the driver wraps it as an error of the connection.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Returns what is wrong with a server's certificate, or with ours, and what to do.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "not our enums; what is not named here is told in the library's words"
+)]
+fn tls_text(error: &rustls::Error) -> String {
+    use rustls::{CertificateError as Bad, Error as Tls};
+    let remedy = match error {
+        Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "renew the server's certificate, then on the server: ALTER INSTANCE RELOAD TLS (MariaDB: FLUSH SSL)"
+        }
+        Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "compare the clocks of this host and of the one that made the server's certificate"
+        }
+        Tls::InvalidCertificate(Bad::UnknownIssuer) => {
+            "`ca_file` of [cluster.check] tls has not the CA that signed the server's certificate; add it there"
+        }
+        Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "set `server_name` of [cluster.check] tls to a name of the certificate, add this address to the certificate, or use mode = \"verify-ca\""
+        }
+        Tls::InvalidCertificate(_) => {
+            "look at the server's certificate: openssl s_client -starttls mysql -connect HOST:PORT"
+        }
+        Tls::AlertReceived(_) => {
+            "the server refuses us; it may want a client certificate (`cert_file`, `key_file`) of a CA that it knows"
+        }
+        Tls::PeerIncompatible(_) => {
+            "the server needs TLS 1.2 or 1.3 and one of their current ciphers"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
 }
 
 /// Numbers of MySQL's and MariaDB's error message references.
@@ -86,7 +135,7 @@ fn io_cause(error: &io::Error) -> Cause {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Cause::Protocol,
         io::ErrorKind::Other if error.raw_os_error().is_none() => Cause::Protocol,
         _ if error.raw_os_error() == Some(libc::EHOSTDOWN) => Cause::Unreachable,
-        _ => Cause::Other,
+        _ => Cause::Local,
     }
 }
 
@@ -140,8 +189,8 @@ fn with_remedy(cause: Cause, text: String) -> String {
              the check user"
         }
         Cause::Tls => {
-            "the server insists on TLS, which checks of this version cannot speak; exempt the \
-             check user"
+            "checks speak TLS if [cluster.check] has tls = { ca_file = ... }, which needs a server \
+             that has TLS on (ssl_cert, ssl_key)"
         }
         Cause::Refused
         | Cause::TimedOut
@@ -149,6 +198,7 @@ fn with_remedy(cause: Cause, text: String) -> String {
         | Cause::ConnectionLost
         | Cause::Protocol
         | Cause::Starved
+        | Cause::Local
         | Cause::Other => return text,
     };
     format!("{text}; {remedy}")
@@ -197,7 +247,7 @@ mod tests {
     #[test]
     fn trouble_of_our_own_host_says_nothing_about_the_server() {
         for errno in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::EPERM, libc::ENOMEM] {
-            assert_eq!(io_cause(&io::Error::from_raw_os_error(errno)), Cause::Other, "{errno}");
+            assert_eq!(io_cause(&io::Error::from_raw_os_error(errno)), Cause::Local, "{errno}");
         }
     }
 

@@ -9,18 +9,33 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
-use pairflip_policy::{Cause, CheckFailure, CheckResult, Facts};
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, prelude::Queryable};
+use pairflip_policy::{Cause, CheckFailure, CheckResult, Condition, Facts};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    cause::{failure, starved, timed_out},
-    dialect::{Dialect, STATE_QUERY, State, channels},
+    Probe,
+    cause::{failure, timed_out},
+    dialect::{
+        self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position,
+        query_time_limit,
+    },
+    grants::{GRANTS_QUERY, Grants, Purpose},
+    keys::Keys,
+    questions::{self, Line, Questions},
 };
+use crate::config::{Login as Account, Tls, TlsVerify};
+
+/// A name that the driver is made to accept with any certificate of a known authority.
+///
+/// It recognizes "not valid for this name" by looking for this word in the text of the error, where the TLS library writes it no longer; but
+/// the text repeats the name that was expected.
+const ANY_NAME: &str = "NotValidForName";
 
 /// A login older than this is given up for a fresh one.
 ///
@@ -37,17 +52,18 @@ const ALLOWED_PACKET_MAX_BYTES: usize = 16 << 20;
 /// As above; a connection that the server closed earlier is noticed and replaced.
 const WAIT_TIMEOUT_S: usize = 28_800;
 
-/// How often a probe that waits looks whether the process gets to run.
-const TICK: Duration = Duration::from_millis(50);
-/// A timeout of which more than this part passed while the process did not run says nothing about the server.
-const LATE_MAX_DIVISOR: u32 = 4;
-
 type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
 
 /// Asks one server, over one connection that it keeps.
 pub struct Prober {
     target: SocketAddr,
+    keys: Keys,
+    /// What `opts` was made of.
+    account: Arc<Account>,
     opts: Opts,
+    questions: Questions,
+    /// Which of the operator's queries comes first.
+    first_query: usize,
     timeout: Duration,
     link: Link,
 }
@@ -62,26 +78,40 @@ enum Link {
 impl Prober {
     /// Does no I/O yet.
     #[must_use]
-    pub fn new(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Self {
-        let opts = OptsBuilder::default()
-            .ip_or_hostname(target.ip().to_string())
-            .tcp_port(target.port())
-            .user(Some(user))
-            .pass(Some(password))
-            // On loopback the driver would change over to the server's unix socket and never see
-            // the port fail.
-            .prefer_socket(false)
-            .tcp_keepalive(Some(KEEPALIVE))
-            .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
-            .wait_timeout(Some(WAIT_TIMEOUT_S))
-            .stmt_cache_size(0);
-        Self { target, opts: opts.into(), timeout, link: Link::Closed }
+    pub fn new(target: SocketAddr, keys: Keys, questions: Questions, timeout: Duration) -> Self {
+        let account = keys.held();
+        let opts = opts(target, &account);
+        Self { target, keys, account, opts, questions, first_query: 0, timeout, link: Link::Closed }
     }
 
     /// Returns the server that is probed.
     #[must_use]
     pub const fn target(&self) -> SocketAddr {
         self.target
+    }
+
+    /// Returns how the server speaks that answered the last probe.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        match &self.link {
+            Link::Open { dialect, .. } => *dialect,
+            Link::Closed | Link::LoggingIn { .. } => None,
+        }
+    }
+
+    /// Asks something else over the connection that the last probe left open, within another `timeout`.
+    pub(crate) async fn ask(&mut self, query: &str) -> Result<Vec<Vec<Cell>>, CheckFailure> {
+        let deadline = Instant::now() + self.timeout;
+        let (mut conn, dialect) = self.connection(deadline).await?;
+        let answer = async { conn.query(query).await.map_err(|error| failure(&error)) };
+        match timeout_at(deadline, guarded(answer)).await {
+            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(rows)) => {
+                let rows: Vec<Row> = rows;
+                self.link = Link::Open { conn, dialect };
+                Ok(rows.iter().map(cells).collect())
+            }
+        }
     }
 
     /// Closes the kept connection.
@@ -92,53 +122,126 @@ impl Prober {
     /// Returns what the server says, or why it says nothing, after `timeout` at the latest.
     ///
     /// A kept connection that turns out to be gone is no failure: the server may have restarted or
-    /// cut idle sessions. Then a fresh login decides.
-    pub async fn probe(&mut self) -> CheckResult {
-        let mut clock = Clock { deadline: Instant::now() + self.timeout, late: Duration::ZERO };
+    /// cut idle sessions. Then a fresh login decides. So does one with the new password, when the old one is denied.
+    pub async fn probe(&mut self) -> Probe {
+        let deadline = Instant::now() + self.timeout;
+        self.take_keys();
         let is_kept = matches!(self.link, Link::Open { .. });
-        let mut result = self.attempt(&mut clock).await;
+        let mut conditions = Vec::new();
+        let mut result = self.attempt(deadline, &mut conditions).await;
         if is_kept && matches!(&result, Err(failure) if failure.cause == Cause::ConnectionLost) {
-            result = self.attempt(&mut clock).await;
+            conditions.clear();
+            result = self.attempt(deadline, &mut conditions).await;
         }
-        match result {
-            Ok(facts) => CheckResult::Answered(facts),
-            Err(failure)
-                if failure.cause == Cause::TimedOut
-                    && clock.late > self.timeout / LATE_MAX_DIVISOR =>
-            {
-                CheckResult::Failed(starved(clock.late, self.timeout))
+        if matches!(&result, Err(failure) if failure.cause == Cause::AuthDenied) {
+            let look = timeout_at(deadline, self.keys.reread_after_denial(&self.account));
+            if look.await == Ok(true) {
+                self.take_keys();
+                conditions.clear();
+                result = self.attempt(deadline, &mut conditions).await;
             }
+        }
+        let result = match result {
+            Ok(facts) => CheckResult::Answered(facts),
             Err(failure) => CheckResult::Failed(failure),
+        };
+        Probe { result, conditions }
+    }
+
+    /// Goes over to new keys. A kept connection is closed, so that a new secret is tried out now and not in the night.
+    fn take_keys(&mut self) {
+        let held = self.keys.held();
+        if !Arc::ptr_eq(&held, &self.account) {
+            self.opts = opts(self.target, &held);
+            self.account = held;
+            self.link = Link::Closed;
         }
     }
 
-    async fn attempt(&mut self, clock: &mut Clock) -> Result<Facts, CheckFailure> {
-        let (mut conn, dialect) = self.connection(clock).await?;
-        match clock.within(guarded(ask(&mut conn, dialect))).await {
+    async fn attempt(
+        &mut self,
+        deadline: Instant,
+        conditions: &mut Vec<Condition>,
+    ) -> Result<Facts, CheckFailure> {
+        let (mut conn, dialect) = self.connection(deadline).await?;
+        let asking = guarded(ask(&mut conn, dialect, &self.questions, self.timeout, conditions));
+        let (facts, dialect) = match timeout_at(deadline, asking).await {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
-            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
-            Ok(Err(failure)) => Err(failure),
-            Ok(Ok((facts, dialect))) => {
-                self.link = Link::Open { conn, dialect: Some(dialect) };
-                Ok(facts)
+            Err(_elapsed) => return Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) if failure.cause == Cause::MissingGrant => {
+                return Err(self.name_grant(conn, failure, deadline).await);
             }
+            Ok(answer) => answer?,
+        };
+        // What the server said about itself stands, whatever becomes of the rest.
+        let (facts, line) = self.ask_more(&mut conn, facts, deadline, conditions).await;
+        if line == Line::Clear {
+            self.link = Link::Open { conn, dialect: Some(dialect) };
+        }
+        Ok(facts)
+    }
+
+    /// Asks for heartbeats and an operator's queries.
+    async fn ask_more(
+        &mut self,
+        conn: &mut Conn,
+        mut facts: Facts,
+        deadline: Instant,
+        conditions: &mut Vec<Condition>,
+    ) -> (Facts, Line) {
+        let Questions { heartbeat, sql, .. } = &self.questions;
+        if let Some(heartbeat) = heartbeat {
+            let look = questions::heartbeat(conn, heartbeat, &mut facts.replication);
+            let look = guarded(async { Ok(look.await) });
+            match timeout_at(deadline, look).await {
+                Ok(Ok((condition, line))) => {
+                    conditions.push(condition);
+                    if line == Line::Broken {
+                        return (facts, line);
+                    }
+                }
+                Ok(Err(_)) | Err(_) => return (facts, Line::Broken),
+            }
+        }
+        let first = &mut self.first_query;
+        let asking = questions::queries(conn, sql, first, deadline, conditions);
+        let line = guarded(async { Ok(asking.await) }).await;
+        (facts, line.unwrap_or(Line::Broken))
+    }
+
+    /// Adds the statement that gives the missing privilege, with the account's name as the server has it.
+    async fn name_grant(
+        &mut self,
+        mut conn: Box<Conn>,
+        failure: CheckFailure,
+        deadline: Instant,
+    ) -> CheckFailure {
+        let statement = timeout_at(deadline, guarded(missing_grant(&mut conn))).await;
+        match statement {
+            Ok(Ok(Some(statement))) => {
+                CheckFailure { text: format!("{}: {statement}", failure.text), ..failure }
+            }
+            // What is said without it is true as well.
+            Ok(Ok(None) | Err(_)) | Err(_) => failure,
         }
     }
 
     /// Takes the kept connection, or logs in.
     async fn connection(
         &mut self,
-        clock: &mut Clock,
+        deadline: Instant,
     ) -> Result<(Box<Conn>, Option<Dialect>), CheckFailure> {
         let (mut login, since) = match std::mem::replace(&mut self.link, Link::Closed) {
             Link::Open { conn, dialect } => return Ok((conn, dialect)),
             Link::LoggingIn { login, since } => (login, since),
             Link::Closed => (Conn::new(self.opts.clone()) as Login, Instant::now()),
         };
-        let outcome = clock
-            .within(guarded(async { login.as_mut().await.map_err(|error| failure(&error)) }))
-            .await;
+        let outcome = timeout_at(
+            deadline,
+            guarded(async { login.as_mut().await.map_err(|error| failure(&error)) }),
+        )
+        .await;
         match outcome {
             Ok(conn) => Ok((Box::new(conn?), None)),
             Err(_elapsed) => {
@@ -151,37 +254,106 @@ impl Prober {
     }
 }
 
-/// The time of one probe.
-struct Clock {
-    deadline: Instant,
-    /// How much of it passed while this process waited to run: a busy host, or a suspended one.
-    late: Duration,
+/// Returns the statement that lets the account check this server, if it may not.
+async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
+    let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
+    let rows: Vec<Row> = conn.query(GRANTS_QUERY).await.map_err(|e| failure(&e))?;
+    let grants = Grants::read(&rows.iter().map(cells).collect::<Vec<_>>());
+    let dialect = Dialect::of(&version, &comment);
+    let version = dialect::number(&version).unwrap_or_default();
+    Ok(grants.missing(dialect, version, Purpose::Check).map(|missing| missing.statement))
 }
 
-impl Clock {
-    /// Returns what the future returns, unless the deadline comes first.
-    async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Elapsed> {
-        let mut future = std::pin::pin!(future);
-        loop {
-            let tick = self.deadline.min(Instant::now() + TICK);
-            let outcome = timeout_at(tick, future.as_mut()).await;
-            self.late += Instant::now().saturating_duration_since(tick);
-            match outcome {
-                Ok(value) => return Ok(value),
-                Err(elapsed) if Instant::now() >= self.deadline => return Err(elapsed),
-                Err(_tick) => {}
-            }
-        }
+async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
+    let row: Option<Row> = conn.query_first(query).await.map_err(|e| failure(&e))?;
+    State::read(row.as_ref())
+}
+
+/// Returns where the server's own log ends. An account that may not ask for it is as good as any other.
+async fn log_position(conn: &mut Conn, dialect: Dialect) -> Result<Option<String>, CheckFailure> {
+    match conn.query_first::<Row, _>(dialect.log_position_query()).await {
+        Ok(row) => Ok(row.as_ref().and_then(own_log_position).map(|place| place.to_string())),
+        Err(mysql_async::Error::Server(_)) => Ok(None),
+        Err(error) => Err(failure(&error)),
     }
 }
 
-async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialect), CheckFailure> {
-    let state: Option<Row> = conn.query_first(STATE_QUERY).await.map_err(|e| failure(&e))?;
-    let State { read_only, server_id, version, comment } = State::read(state.as_ref())?;
-    let dialect = dialect.unwrap_or_else(|| Dialect::of(&version, &comment));
+fn opts(target: SocketAddr, account: &Account) -> Opts {
+    OptsBuilder::default()
+        .ip_or_hostname(target.ip().to_string())
+        .tcp_port(target.port())
+        .user(Some(&account.user))
+        .pass(Some(account.password.expose()))
+        .ssl_opts(account.tls.as_ref().map(ssl_opts))
+        // On loopback the driver would change over to the server's unix socket and never see
+        // the port fail.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(KEEPALIVE))
+        .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
+        .wait_timeout(Some(WAIT_TIMEOUT_S))
+        .stmt_cache_size(0)
+        .into()
+}
+
+fn ssl_opts(tls: &Tls) -> SslOpts {
+    let roots = tls.material.roots.iter().map(|root| root.clone().into()).collect();
+    let identity = tls.material.identity.as_ref().map(|(certificates, key)| {
+        let (certificates, key) = (certificates.clone().into_bytes(), key.clone().into_bytes());
+        ClientIdentity::new(certificates.into(), key.into())
+    });
+    let name = match tls.verify {
+        TlsVerify::Ca => Some(ANY_NAME.to_owned()),
+        TlsVerify::Name => tls.server_name.clone(),
+    };
+    SslOpts::default()
+        .with_root_certs(roots)
+        .with_disable_built_in_roots(true)
+        .with_client_identity(identity)
+        .with_danger_skip_domain_validation(tls.verify == TlsVerify::Ca)
+        .with_danger_tls_hostname_override(name)
+}
+
+/// Asks what every check asks: two queries, one more on a new connection, and one more where there are no GTIDs.
+async fn ask(
+    conn: &mut Conn,
+    dialect: Option<Dialect>,
+    questions: &Questions,
+    timeout: Duration,
+    conditions: &mut Vec<Condition>,
+) -> Result<(Facts, Dialect), CheckFailure> {
+    conditions.extend(questions::galera(conn, questions.galera).await?);
+    let dialect = match dialect {
+        Some(dialect) => dialect,
+        None => greet(conn, questions, timeout).await?,
+    };
+    let State { read_only, server_id, version, position, .. } =
+        state(conn, dialect.state_query()).await?;
     let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
     let replication = channels(dialect, &rows)?;
-    Ok((Facts { read_only, server_id, version, replication }, dialect))
+    if questions.gtid {
+        conditions.push(questions::gtid(conn, dialect, &rows).await?);
+    }
+    let position =
+        if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
+    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+}
+
+/// Finds out how the server of a new connection speaks, and limits the time of an operator's queries there.
+async fn greet(
+    conn: &mut Conn,
+    questions: &Questions,
+    timeout: Duration,
+) -> Result<Dialect, CheckFailure> {
+    let state = state(conn, STATE_QUERY).await?;
+    let dialect = Dialect::of(&state.version, &state.comment);
+    if !questions.sql.is_empty() {
+        match conn.query_drop(query_time_limit(dialect, timeout)).await {
+            // MySQL 5.6 has no such limit.
+            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(failure(&error)),
+        }
+    }
+    Ok(dialect)
 }
 
 /// Turns a panic of the driver into a failed check.

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
 
+use super::check;
 use super::field::Field;
 use super::model::{
-    Access, Announce, Check, Cluster, Deny, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
+    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
     PortRange, Replica, Route, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
-use super::secret::{self, Secret, Secrets};
+use super::secret::Secrets;
 use super::section::{Schema, Section};
 use super::value::{self, Fault, Human};
 
@@ -36,30 +37,7 @@ pub(super) const CLUSTER: Schema = Schema {
     ],
     unsupported: &[
         ("failback", "remove it: new connections return to a replica as soon as it is fit"),
-        ("hooks", "remove it, and watch the daemon's log for route changes"),
-    ],
-};
-
-pub(super) const CHECK: Schema = Schema {
-    header: "[cluster.check]",
-    keys: &[
-        "user",
-        "password_file",
-        "password_env",
-        "interval",
-        "fast_interval",
-        "timeout",
-        "rise",
-        "fall",
-        "max_lag",
-    ],
-    unsupported: &[
-        ("kind", "remove it: backends are checked by logging in to MySQL"),
-        ("sql", "remove it: the check asks for read_only and for replication by itself"),
-        ("http", "remove it: backends are checked by logging in to MySQL"),
-        ("tcp", "remove it: backends are checked by logging in to MySQL"),
-        ("exec", "remove it: backends are checked by logging in to MySQL"),
-        ("heartbeat", "remove it: lag is taken from the replication status"),
+        ("hooks", "write [[hook]] sections at the top level, with clusters = [\"NAME\"]"),
     ],
 };
 
@@ -91,19 +69,6 @@ pub(super) const REPLICA: Schema =
 /// The kernel's usual range for outgoing connections; the daemon takes it out of its hands.
 const DEFAULT_SNAT_PORTS: PortRange = PortRange { min: 32_768, max: 60_999 };
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
-const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
-const DEFAULT_RISE: u32 = 2;
-const DEFAULT_FALL: u32 = 3;
-const DEFAULT_MAX_LAG: Duration = Duration::from_secs(10);
-
-/// Below 10 ms a probe measures our own scheduler; above an hour it protects nobody.
-const PROBE_RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
-/// A hundred probes in a row are a minute and a half at the defaults.
-const COUNT_RANGE: RangeInclusive<u32> = 1..=100;
-/// Servers report lag in whole seconds.
-const LAG_RANGE: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 const DEADLINE_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
 /// A second is a thousand round trips within a data centre; no host tries for ten minutes.
@@ -128,9 +93,6 @@ const WEIGHT_RANGE: RangeInclusive<u32> = 1..=1000;
 pub const REPLICAS_MAX: usize = 128;
 /// Networks of one route: an office, its branches and its hosts; more is a firewall's business.
 const ALLOW_MAX: usize = 256;
-/// Characters of an account: MariaDB's limit; MySQL's is 32.
-const USER_CHARS_MAX: usize = 128;
-
 pub(super) fn read_all(
     reader: &mut Reader,
     census: &mut Census,
@@ -178,7 +140,7 @@ fn read(
     });
     let check = section
         .require(reader, "check", "add a [cluster.check] section with user and password_file")
-        .and_then(|field| read_check(reader, &field, secrets));
+        .and_then(|field| check::read(reader, &field, secrets));
     let default_drain = DrainConfig { mode: DrainMode::Finish, deadline: None };
     let drain = section.optional(reader, "drain", default_drain, read_drain);
     let timeouts = section.optional(reader, "timeouts", Timeouts::DEFAULT, read_timeouts);
@@ -234,126 +196,6 @@ fn read_name(reader: &mut Reader, section: &Section, example: &str) -> Option<St
     section
         .require(reader, "name", &format!("add {example}"))
         .and_then(|field| field.parse(reader, "\"main\"", value::name))
-}
-
-fn read_check(reader: &mut Reader, field: &Field, secrets: &dyn Secrets) -> Option<Check> {
-    let section = field.table(reader, &CHECK)?;
-    let user = section
-        .require(
-            reader,
-            "user",
-            "name the account that checks log in with, as in user = \"pairflip\"",
-        )
-        .and_then(|field| field.parse(reader, "\"pairflip\"", user));
-    let password = read_password(reader, &section, secrets);
-    let rise = section.optional(reader, "rise", DEFAULT_RISE, |reader, field| {
-        field.integer(reader, DEFAULT_RISE, COUNT_RANGE)
-    });
-    let fall = section.optional(reader, "fall", DEFAULT_FALL, |reader, field| {
-        field.integer(reader, DEFAULT_FALL, COUNT_RANGE)
-    });
-    let max_lag = section.optional(reader, "max_lag", DEFAULT_MAX_LAG, |reader, field| {
-        field.parse(reader, "\"10s\"", |text| value::duration(text, LAG_RANGE))
-    });
-    let times = read_times(reader, &section);
-    let (timeout, fast_interval, interval) = times?;
-    Some(Check {
-        user: user?,
-        password: password?,
-        interval,
-        fast_interval,
-        timeout,
-        rise: rise?,
-        fall: fall?,
-        max_lag: max_lag?,
-    })
-}
-
-/// Returns `timeout`, `fast_interval` and `interval`, which do not decrease in this order.
-///
-/// Otherwise a probe could outlast the time to the next one, and the detection time that
-/// [`Check::detection_time`] promises would not hold.
-fn read_times(reader: &mut Reader, section: &Section) -> Option<(Duration, Duration, Duration)> {
-    let time = |reader: &mut Reader, name: &str, default: Duration| {
-        section.optional(reader, name, default, |reader, field| {
-            field.parse(reader, "\"500ms\"", |text| value::duration(text, PROBE_RANGE))
-        })
-    };
-    let timeout = time(reader, "timeout", DEFAULT_TIMEOUT);
-    let interval = time(reader, "interval", DEFAULT_INTERVAL);
-    let fast_interval = time(reader, "fast_interval", timeout.unwrap_or(DEFAULT_TIMEOUT));
-    let (timeout, fast_interval, interval) = (timeout?, fast_interval?, interval?);
-    let mut in_order = |shorter: (&str, Duration), longer: (&str, Duration)| {
-        if shorter.1 <= longer.1 {
-            return Some(());
-        }
-        // The error is shown where the operator wrote something, and says what is a default.
-        let source = |name: &str| if section.field(name).is_some() { "" } else { " by default" };
-        let shown = if section.field(longer.0).is_some() { longer.0 } else { shorter.0 };
-        let place = section.field(shown).map_or_else(|| section.place(shown), |field| field.place);
-        let problem = format!(
-            "{} ({}{}) is longer than {} ({}{})",
-            shorter.0,
-            Human(shorter.1),
-            source(shorter.0),
-            longer.0,
-            Human(longer.1),
-            source(longer.0),
-        );
-        let remedy = "keep timeout <= fast_interval <= interval, so that probes never overlap";
-        reader.report(&place, Fault::new(problem, remedy));
-        None
-    };
-    if section.field("fast_interval").is_none() {
-        in_order(("timeout", timeout), ("interval", interval))?;
-    } else {
-        let first = in_order(("timeout", timeout), ("fast_interval", fast_interval));
-        in_order(("fast_interval", fast_interval), ("interval", interval))?;
-        first?;
-    }
-    Some((timeout, fast_interval, interval))
-}
-
-fn user(text: &str) -> Result<String, Fault> {
-    if text.is_empty() || text.chars().count() > USER_CHARS_MAX || text.contains('\0') {
-        return Err(Fault::new(
-            format!("{} is not an account name", value::quoted(text)),
-            format!("use 1 to {USER_CHARS_MAX} characters, without the host part"),
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn read_password(reader: &mut Reader, section: &Section, secrets: &dyn Secrets) -> Option<Secret> {
-    match (section.field("password_file"), section.field("password_env")) {
-        (Some(file), None) => {
-            let directory = reader.file().parent().map(ToOwned::to_owned).unwrap_or_default();
-            file.parse(reader, "\"/etc/pairflip/password\"", |text| {
-                if text.is_empty() || text.contains('\0') {
-                    return Err(Fault::new(
-                        format!("{} is not a path", value::quoted(text)),
-                        "write the path of a file that holds the check user's password",
-                    ));
-                }
-                // Relative to the configuration, so that both can be moved together.
-                secret::from_file(&directory.join(text), secrets)
-            })
-        }
-        (None, Some(variable)) => variable
-            .parse(reader, "\"PAIRFLIP_PASSWORD\"", |text| secret::from_variable(text, secrets)),
-        (None, None) if section.is_misspelt("password_file") => None,
-        (None, None) => {
-            let remedy = "add password_file = \"/etc/pairflip/password\", or password_env with \
-                          the name of an environment variable";
-            reader.report(&section.place("password_file"), Fault::new("is missing", remedy));
-            None
-        }
-        (Some(_), Some(variable)) => {
-            let problem = "password_file is there as well";
-            reader.report(&variable.place, Fault::new(problem, "remove one of the two"));
-            None
-        }
-    }
 }
 
 fn read_drain(reader: &mut Reader, field: &Field) -> Option<DrainConfig> {

@@ -113,6 +113,23 @@ impl<'d> Field<'d> {
         boolean
     }
 
+    /// Returns a string, a number or a boolean as the text that a server would answer.
+    pub(super) fn scalar(&self, reader: &mut Reader, example: &str) -> Option<String> {
+        match self.value {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(integer) => {
+                let number = i128::from_str_radix(integer.as_str(), integer.radix());
+                number.ok().map(|number| number.to_string())
+            }
+            DeValue::Float(float) => Some(float.as_str().to_owned()),
+            DeValue::Boolean(boolean) => Some(u8::from(*boolean).to_string()),
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.mismatch(reader, "a string or a number", example);
+                None
+            }
+        }
+    }
+
     /// Returns the elements of a list; `example` is a whole list.
     pub(super) fn list(&self, reader: &mut Reader, example: &str) -> Option<Vec<Field<'d>>> {
         let Some(array) = self.value.as_array() else {
@@ -172,6 +189,11 @@ impl<'d> Field<'d> {
             values.push((value, field.place));
         }
         sound.then_some(values)
+    }
+
+    /// Returns whether it is a list without elements, where that says something.
+    pub(super) fn is_empty_list(&self) -> bool {
+        self.value.as_array().is_some_and(|list| list.is_empty())
     }
 
     /// Returns whether it is a table, for what may be written in short.

@@ -10,20 +10,24 @@
 //! | `reader` | positions, syntax errors, the list of errors |
 //! | `section`, `field` | unknown and missing keys; type mismatches |
 //! | `value` | durations, addresses, port ranges, names, paths |
-//! | `daemon`, `cluster` | which keys there are, their defaults and ranges |
+//! | `daemon`, `cluster`, `check`, `hook` | which keys there are, their defaults and ranges |
 //! | `rules` | what must hold between clusters, routes and pairs |
-//! | `secret` | passwords, from a file or the environment |
+//! | `secret`, `tls` | passwords, from a file or the environment; certificates |
 
+mod check;
 mod cluster;
 mod daemon;
+mod difference;
 mod error;
 mod field;
+mod hook;
 mod model;
 mod reader;
 mod rules;
 mod secret;
 mod section;
 mod suggest;
+mod tls;
 mod value;
 
 use std::fs::File;
@@ -38,10 +42,13 @@ pub use self::cluster::REPLICAS_MAX;
 pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
-    Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,
-    Forwarding, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
+    Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
+    DrainConfig, DrainMode, ExecCheck, Forwarding, Galera, Heartbeat, Hook, HttpCheck, Login,
+    Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, TcpCheck, Timeouts, Tls,
+    TlsFiles, TlsMaterial, TlsVerify,
 };
-pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
+pub(crate) use self::secret::RereadSecrets;
+pub use self::secret::{HostSecrets, Secret, SecretFault, SecretSource, Secrets};
 pub use self::value::Human;
 
 use self::reader::Reader;
@@ -56,19 +63,26 @@ pub const DEFAULT_PATH: &str = "/etc/pairflip/pairflip.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const ROOT: Schema =
-    Schema { header: "the top level", keys: &["daemon", "cluster"], unsupported: &[] };
+    Schema { header: "the top level", keys: &["daemon", "cluster", "hook"], unsupported: &[] };
 
 /// Every kind of section, for telling where a stray key belongs.
 const SCHEMAS: &[&Schema] = &[
     &ROOT,
     &daemon::SCHEMA,
     &cluster::CLUSTER,
-    &cluster::CHECK,
+    &check::CHECK,
+    &check::HEARTBEAT,
+    &check::TLS,
+    &check::SQL,
+    &check::HTTP,
+    &check::TCP,
+    &check::EXEC,
     &cluster::DRAIN,
     &cluster::TIMEOUTS,
     &cluster::ROUTE,
     &cluster::PAIR,
     &cluster::REPLICA,
+    &hook::HOOK,
 ];
 
 /// Returns the duration that an argument gives, as the file writes them: a whole number and a unit.
@@ -103,14 +117,20 @@ pub fn parse(text: &str, path: &Path, secrets: &dyn Secrets) -> Result<Config, C
         reader.syntax_errors(&syntax_errors);
         return Err(reader.into_errors());
     }
-    let config = read_document(&mut reader, document.get_ref(), secrets);
+    let source = Source { path: path.to_owned(), text: text.to_owned() };
+    let config = read_document(&mut reader, document.get_ref(), secrets, source);
     match config {
         Some(config) if reader.is_clean() => Ok(config),
         Some(_) | None => Err(reader.into_errors()),
     }
 }
 
-fn read_document(reader: &mut Reader, root: &DeTable, secrets: &dyn Secrets) -> Option<Config> {
+fn read_document(
+    reader: &mut Reader,
+    root: &DeTable,
+    secrets: &dyn Secrets,
+    source: Source,
+) -> Option<Config> {
     let section = Section::open(reader, &ROOT, String::new(), 0, root);
     let daemon = section
         .require(reader, "daemon", "add a [daemon] section with interfaces = [\"eth0\"]")
@@ -119,8 +139,35 @@ fn read_document(reader: &mut Reader, root: &DeTable, secrets: &dyn Secrets) -> 
     let clusters = section
         .require(reader, "cluster", "add a [[cluster]] section with its routes and pairs")
         .and_then(|field| cluster::read_all(reader, &mut census, &field, secrets));
+    let hooks = section.optional(reader, "hook", Vec::new(), hook::read_all);
     census.judge(reader);
-    Some(Config { daemon: daemon?, clusters: clusters? })
+    if let (Some(hooks), Some(clusters)) = (&hooks, &clusters) {
+        hook::judge(reader, hooks, clusters);
+    }
+    let hooks = hooks?.into_iter().map(|(hook, _)| hook).collect();
+    Some(Config { source, daemon: daemon?, clusters: clusters?, hooks })
+}
+
+/// Returns the keys in which a configuration file differs from what was read from it before.
+///
+/// # Errors
+///
+/// What is wrong with the file now.
+pub(crate) fn differences(source: &Source) -> Result<Vec<String>, ConfigErrors> {
+    // What the secrets say is of no interest here, and they are not in the file.
+    let config = load_with(&source.path, &RereadSecrets)?;
+    Ok(difference::differing_keys(&source.text, &config.source.text))
+}
+
+/// Returns the password of a source as it is now, or what is wrong with it and what to do.
+pub(crate) fn password(source: &SecretSource, secrets: &dyn Secrets) -> Result<Secret, String> {
+    secret::read(source, secrets).map_err(|fault| format!("{}; {}", fault.problem, fault.remedy))
+}
+
+/// Returns the certificates of these files as they are now, or what is wrong with them and what to do.
+pub(crate) fn certificates(files: &TlsFiles, secrets: &dyn Secrets) -> Result<TlsMaterial, String> {
+    tls::load(files, secrets)
+        .map_err(|(key, fault)| format!("{key}: {}; {}", fault.problem, fault.remedy))
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {

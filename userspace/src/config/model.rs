@@ -1,20 +1,34 @@
 //! The validated configuration. Everything downstream relies on what `rules` and `cluster` checked:
 //! addresses are unique and usable, counts fit the kernel's tables, durations are in order.
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use ipnet::IpNet as Network;
 
-use super::Secret;
+use pairflip_policy::Severity;
+
+use super::secret::{Secret, SecretSource};
+pub use super::tls::{Files as TlsFiles, Material as TlsMaterial};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
+    pub source: Source,
     pub daemon: Daemon,
     /// At least one, with unique names.
     pub clusters: Vec<Cluster>,
+    /// With unique names.
+    pub hooks: Vec<Hook>,
+}
+
+/// Where a configuration was read, and what was there; it holds no secrets.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: String,
 }
 
 /// `[daemon]`: what belongs to no cluster.
@@ -127,8 +141,8 @@ pub enum NoBackend {
 /// `timeout <= fast_interval <= interval`, so probes of a backend never overlap.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Check {
-    pub user: String,
-    pub password: Secret,
+    /// `None` with `mysql = false`.
+    pub login: Option<Login>,
     /// Start to start, while a backend's health is settled.
     pub interval: Duration,
     /// Start to start, while passes or failures are being counted.
@@ -141,6 +155,191 @@ pub struct Check {
     pub fall: u32,
     /// Replication lag beyond which a replica gets no new connections.
     pub max_lag: Duration,
+    /// Asked on the login's connection; none without a login.
+    pub sql: Vec<SqlCheck>,
+    pub http: Vec<HttpCheck>,
+    pub tcp: Vec<TcpCheck>,
+    pub exec: Vec<ExecCheck>,
+}
+
+/// The check account, and what is asked when it is in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Login {
+    pub user: String,
+    pub password: Secret,
+    pub source: SecretSource,
+    /// `None`: the connection is not encrypted.
+    pub tls: Option<Tls>,
+    /// `None`: lag is the server's own word.
+    pub heartbeat: Option<Heartbeat>,
+    /// Replication has to go by GTIDs.
+    pub gtid: bool,
+    pub galera: Galera,
+}
+
+/// `tls`: how the servers prove themselves, and we to them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    pub verify: TlsVerify,
+    /// What has to be in the certificates; `None`: the backend's address.
+    pub server_name: Option<String>,
+    pub files: TlsFiles,
+    pub material: TlsMaterial,
+}
+
+/// What is looked at in a server's certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsVerify {
+    /// A known authority signed it.
+    Ca,
+    /// And it has the server's name or address.
+    Name,
+}
+
+/// `heartbeat`: a table that somebody writes the time into on the source, as pt-heartbeat does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// In backquotes.
+    pub table: String,
+    /// Whose row counts; `None`: the newest row of another server.
+    pub server_id: Option<u32>,
+    /// The times are in UTC; else in the server's time zone.
+    pub utc: bool,
+}
+
+/// `galera`: which states of a node are fit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Galera {
+    /// It is no condition.
+    Off,
+    Synced,
+    /// A node that gives its state to another one counts as well.
+    SyncedOrDonor,
+}
+
+/// Which backends a check is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Applies {
+    Any,
+    Primary,
+    Replica,
+}
+
+impl Applies {
+    /// Returns the word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+
+    /// Returns whether backends of this role are among them.
+    pub fn covers(self, role: Self) -> bool {
+        self == Self::Any || self == role
+    }
+}
+
+/// `[[cluster.check.sql]]`: a question with an expected answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SqlCheck {
+    pub name: String,
+    pub role: Applies,
+    pub query: String,
+    pub op: Comparison,
+    pub value: String,
+    pub timeout: Duration,
+}
+
+/// How an answer is compared with what is expected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    /// Every comparison, the default first.
+    pub const ALL: [Self; 6] = [
+        Self::Equal,
+        Self::NotEqual,
+        Self::Less,
+        Self::LessOrEqual,
+        Self::Greater,
+        Self::GreaterOrEqual,
+    ];
+
+    /// Returns the sign of the configuration.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+        }
+    }
+
+    /// Returns whether `found` is as expected: as numbers where both are, else as text.
+    pub fn holds(self, found: &str, expected: &str) -> bool {
+        let order = match (found.trim().parse::<i128>(), expected.parse::<i128>()) {
+            (Ok(found), Ok(expected)) => Some(found.cmp(&expected)),
+            _ => match (found.trim().parse::<f64>(), expected.parse::<f64>()) {
+                (Ok(found), Ok(expected)) => found.partial_cmp(&expected),
+                _ => Some(found.cmp(expected)),
+            },
+        };
+        match self {
+            Self::Equal => order.is_some_and(Ordering::is_eq),
+            Self::NotEqual => !order.is_some_and(Ordering::is_eq),
+            Self::Less => order.is_some_and(Ordering::is_lt),
+            Self::LessOrEqual => order.is_some_and(Ordering::is_le),
+            Self::Greater => order.is_some_and(Ordering::is_gt),
+            Self::GreaterOrEqual => order.is_some_and(Ordering::is_ge),
+        }
+    }
+}
+
+/// `[[cluster.check.http]]`: an agent on the server that answers with a status.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HttpCheck {
+    pub name: String,
+    pub role: Applies,
+    pub port: u16,
+    pub method: String,
+    pub path: String,
+    /// `None`: the server's address.
+    pub host: Option<String>,
+    pub pass: Vec<u16>,
+    /// No new connections and no failure, as HAProxy's `disable-on-404`.
+    pub maintenance: Vec<u16>,
+    pub timeout: Duration,
+}
+
+/// `[[cluster.check.tcp]]`: a port that accepts connections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TcpCheck {
+    pub name: String,
+    pub role: Applies,
+    /// `None`: the backend's own.
+    pub port: Option<u16>,
+    pub timeout: Duration,
+}
+
+/// `[[cluster.check.exec]]`: a command on this host whose exit code tells.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExecCheck {
+    pub name: String,
+    pub role: Applies,
+    /// The program's absolute path, then its arguments.
+    pub command: Vec<String>,
+    pub timeout: Duration,
 }
 
 /// `[cluster.drain]`: what happens to existing flows when new ones go elsewhere.
@@ -227,6 +426,22 @@ pub struct Replica {
     pub address: SocketAddr,
     /// Its part of the pair's new reads, relative to the other replicas'; at least 1.
     pub weight: u16,
+}
+
+/// `[[hook]]`: a program that is told of events.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hook {
+    pub name: String,
+    /// Absolute path and arguments.
+    pub command: Vec<String>,
+    /// Kinds of events; empty means all.
+    pub events: Vec<String>,
+    /// The least.
+    pub severity: Severity,
+    /// Names of clusters; empty means all.
+    pub clusters: Vec<String>,
+    /// When it is killed.
+    pub timeout: Duration,
 }
 
 impl Config {

@@ -6,12 +6,15 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::value::Fault;
 
 /// Bytes of a password file. Servers take 256 at most; more is another kind of file.
 const FILE_BYTES_MAX: u64 = 4096;
+
+/// Bytes of a file of certificates: four times the bundle of all public authorities.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Permission bit that lets every user of the machine change the file.
 const MODE_OTHERS_WRITE: u32 = 0o002;
@@ -40,12 +43,40 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where passwords come from.
+/// Where a password is read, at the start and again when it may have changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SecretSource {
+    File(PathBuf),
+    Variable(String),
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable(name) => write!(f, "the environment variable {name}"),
+        }
+    }
+}
+
+/// Returns the password of a source as it is now.
+pub(super) fn read(source: &SecretSource, secrets: &dyn Secrets) -> Result<Secret, Fault> {
+    match source {
+        SecretSource::File(path) => from_file(path, secrets),
+        SecretSource::Variable(name) => from_variable(name, secrets),
+    }
+}
+
+/// Where passwords and certificates come from.
 pub trait Secrets {
     /// Returns the content of a password file.
     fn file(&self, path: &Path) -> Result<String, SecretFault>;
     /// Returns the content of an environment variable.
     fn variable(&self, name: &str) -> Result<String, SecretFault>;
+    /// Returns the content of a file of certificates, or of a private key.
+    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
+        self.file(path)
+    }
 }
 
 /// Why a password could not be had.
@@ -71,34 +102,11 @@ pub struct HostSecrets;
 
 impl Secrets for HostSecrets {
     fn file(&self, path: &Path) -> Result<String, SecretFault> {
-        // A pipe nobody writes to must not hang the start: O_NONBLOCK opens it at once.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(SecretFault::Io)?;
-        // Asked of the open file, so that what is judged is what is read.
-        let metadata = file.metadata().map_err(SecretFault::Io)?;
-        if !metadata.is_file() {
-            return Err(SecretFault::NotRegular);
-        }
-        let mode = metadata.mode() & 0o7777;
-        if mode & MODE_OTHERS_WRITE != 0 {
-            return Err(SecretFault::Exposed { mode });
-        }
-        // Not an error: the daemon would stay down over a password of an account that can only look.
-        if mode & MODE_OTHERS_READ != 0 {
-            let path = path.display();
-            tracing::warn!(
-                "every user of this machine can read {path} (mode {mode:04o}); run: chmod o= {path}"
-            );
-        }
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(SecretFault::Io)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(SecretFault::TooLarge);
-        }
-        String::from_utf8(bytes).map_err(|_| SecretFault::NotUtf8)
+        read_text(path, FILE_BYTES_MAX, Readers::Us)
+    }
+
+    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
+        read_text(path, PEM_BYTES_MAX, Readers::Anybody)
     }
 
     fn variable(&self, name: &str) -> Result<String, SecretFault> {
@@ -107,6 +115,62 @@ impl Secrets for HostSecrets {
             std::env::VarError::NotUnicode(_) => SecretFault::NotUtf8,
         })
     }
+}
+
+/// As [`HostSecrets`], for looks that nobody asked for: what is worth a warning was said at the start.
+pub(crate) struct RereadSecrets;
+
+impl Secrets for RereadSecrets {
+    fn file(&self, path: &Path) -> Result<String, SecretFault> {
+        read_text(path, FILE_BYTES_MAX, Readers::Anybody)
+    }
+
+    fn variable(&self, name: &str) -> Result<String, SecretFault> {
+        HostSecrets.variable(name)
+    }
+
+    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
+        HostSecrets.pem(path)
+    }
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Readers {
+    Us,
+    /// Certificates are public; whether a private key is among them is not known here.
+    Anybody,
+}
+
+fn read_text(path: &Path, bytes_max: u64, readers: Readers) -> Result<String, SecretFault> {
+    // A pipe nobody writes to must not hang the start: O_NONBLOCK opens it at once.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(SecretFault::Io)?;
+    // Asked of the open file, so that what is judged is what is read.
+    let metadata = file.metadata().map_err(SecretFault::Io)?;
+    if !metadata.is_file() {
+        return Err(SecretFault::NotRegular);
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & MODE_OTHERS_WRITE != 0 {
+        return Err(SecretFault::Exposed { mode });
+    }
+    // Not an error: the daemon would stay down over a password of an account that can only look.
+    if readers == Readers::Us && mode & MODE_OTHERS_READ != 0 {
+        let path = path.display();
+        tracing::warn!(
+            "every user of this machine can read {path} (mode {mode:04o}); run: chmod o= {path}"
+        );
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(SecretFault::Io)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(SecretFault::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|_| SecretFault::NotUtf8)
 }
 
 /// A closure answers for files and, given the name as a path, for variables.
@@ -121,7 +185,7 @@ impl<F: Fn(&Path) -> io::Result<String>> Secrets for F {
 }
 
 /// Returns the password in `path`.
-pub(super) fn from_file(path: &Path, secrets: &dyn Secrets) -> Result<Secret, Fault> {
+fn from_file(path: &Path, secrets: &dyn Secrets) -> Result<Secret, Fault> {
     let name = path.display();
     let text = secrets.file(path).map_err(|fault| match fault {
         SecretFault::Io(error) if error.kind() == io::ErrorKind::NotFound => Fault::new(
@@ -175,7 +239,7 @@ pub(super) fn from_file(path: &Path, secrets: &dyn Secrets) -> Result<Secret, Fa
 }
 
 /// Returns the password in the environment variable `name`.
-pub(super) fn from_variable(name: &str, secrets: &dyn Secrets) -> Result<Secret, Fault> {
+fn from_variable(name: &str, secrets: &dyn Secrets) -> Result<Secret, Fault> {
     if name.is_empty() || name.contains(['=', '\0', '$']) {
         return Err(Fault::new(
             format!("{name:?} is not the name of an environment variable"),

@@ -90,6 +90,20 @@ impl<'d> Section<'d> {
         Some(Field::new(self.key(name), value))
     }
 
+    /// Returns the names of the sections under `key`, as far as they have one, with their places.
+    pub(super) fn names_of(&self, key: &str) -> Vec<(String, Place)> {
+        let sections = self.table.get(key).and_then(|value| value.get_ref().as_array());
+        let tables = sections.into_iter().flatten().filter_map(|item| item.get_ref().as_table());
+        tables
+            .filter_map(|table| {
+                let spanned = table.get("name")?;
+                let name = spanned.get_ref().as_str()?;
+                let path = format!("{}[{}].name", self.key(key), plain(name));
+                Some((name.to_owned(), Place { key: path, at: spanned.span().start }))
+            })
+            .collect()
+    }
+
     /// Returns whether an unknown key was reported that stands for `name`.
     pub(super) fn is_misspelt(&self, name: &str) -> bool {
         let keys = self.schema.keys;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use protocol::{
     AdminDone, AdminRequest, ApiError, Events, EventsQuery, FlipDone, FlipRequest, Flows,
-    FlowsQuery, Status, Unloaded,
+    FlowsQuery, Reloaded, Status, Unloaded,
 };
 
 /// A request for the runtime, with the way back. A client that went away leaves `reply` closed.
@@ -25,5 +25,6 @@ pub enum Request {
     Flows { query: FlowsQuery, reply: oneshot::Sender<Result<Flows, ApiError>> },
     Events { query: EventsQuery, reply: oneshot::Sender<Result<Events, ApiError>> },
     Admin { admin: AdminRequest, reply: oneshot::Sender<Result<AdminDone, ApiError>> },
+    Reload { reply: oneshot::Sender<Result<Reloaded, ApiError>> },
     Unload { reply: oneshot::Sender<Result<Unloaded, ApiError>> },
 }

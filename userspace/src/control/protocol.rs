@@ -45,6 +45,21 @@ pub struct DaemonStatus {
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know about this host.
     pub warnings: Vec<String>,
+    /// Empty in answers of 0.1.
+    #[serde(default)]
+    pub hooks: Vec<HookStatus>,
+}
+
+/// One `[[hook]]`, and what became of its events since the daemon's start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HookStatus {
+    pub name: String,
+    pub done: u64,
+    pub failed: u64,
+    /// Its queue was full.
+    pub lost: u64,
+    /// Why the last run failed; `null` when it did not.
+    pub failure: Option<String>,
 }
 
 /// One interface of `daemon.interfaces`.
@@ -364,6 +379,22 @@ pub struct EventFacts {
     pub server_version: Option<String>,
 }
 
+/// Body of `POST /v1/reload`: none, or `{}`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {}
+
+/// Answer to `POST /v1/reload`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// What is new and in force, a line each.
+    pub changed: Vec<String>,
+    /// What could not be read and stays as it was, and why, a line each.
+    pub failed: Vec<String>,
+    /// Keys of the configuration that differ from what is in force, and need a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}
+
 /// Body of `POST /v1/unload`: none, or `{}`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -427,6 +458,13 @@ pub(crate) mod example {
             .map(|(name, count)| (name.to_owned(), count))
             .into(),
             warnings: vec!["mind the gap".into()],
+            hooks: vec![HookStatus {
+                name: "pager".into(),
+                done: 12,
+                failed: 2,
+                lost: 0,
+                failure: Some("/etc/pairflip/page ended with exit status: 1".into()),
+            }],
         }
     }
 

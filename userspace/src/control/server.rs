@@ -21,7 +21,8 @@ use super::{
     Request,
     protocol::{
         API_VERSION, AdminDone, AdminRequest, ApiError, ErrorBody, Events, EventsQuery, FlipDone,
-        FlipRequest, Flows, FlowsQuery, Status, UnloadRequest, Unloaded, Version,
+        FlipRequest, Flows, FlowsQuery, ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded,
+        Version,
     },
 };
 
@@ -37,7 +38,7 @@ const ADMIN_BODY: &str = "send {\"target\": PAIR or \"ADDRESS:PORT\", \"state\":
      \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": true";
 
 const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; \
-     POST /v1/flip, /v1/admin and /v1/unload";
+     POST /v1/flip, /v1/admin, /v1/reload and /v1/unload";
 
 const FLOWS_PARAMETERS: &str = "backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER";
 
@@ -70,6 +71,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/flip", post(flip))
         .route("/v1/admin", post(admin))
+        .route("/v1/reload", post(reload))
         .route("/v1/unload", post(unload))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
@@ -116,6 +118,19 @@ async fn admin(
     no_query(&uri)?;
     let admin: AdminRequest = parse_body(&body.map_err(unread_body)?, ADMIN_BODY)?;
     ask(&requests, |reply| Request::Admin { admin, reply }).await.map(Json)
+}
+
+async fn reload(
+    State(requests): State<Requests>,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Reloaded>, ApiError> {
+    no_query(&uri)?;
+    let body = body.map_err(unread_body)?;
+    if !body.is_empty() {
+        let ReloadRequest {} = parse_body(&body, "send no body, or {}")?;
+    }
+    ask(&requests, |reply| Request::Reload { reply }).await.map(Json)
 }
 
 async fn unload(

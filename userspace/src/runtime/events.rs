@@ -1,10 +1,13 @@
-//! What happened: to the log, to the journal, and to who asks.
+//! What happened: to the log, to the journal, to hooks, and to who asks.
 
 use jiff::Timestamp;
 use pairflip_policy::{Event, Severity};
 
 use super::{Runtime, status};
-use crate::control::protocol::{self, ApiError, EventFacts, Events, EventsQuery};
+use crate::{
+    check::keys::Notice,
+    control::protocol::{self, ApiError, EventFacts, Events, EventsQuery},
+};
 
 /// Events listed when the request does not say how many.
 const EVENTS_LISTED: usize = 100;
@@ -19,7 +22,7 @@ impl Runtime {
         if event.severity() == Severity::Debug {
             return;
         }
-        self.journal.append(protocol::Event {
+        let told = protocol::Event {
             number: self.journal.last() + 1,
             time: format!("{:.3}", Timestamp::now()),
             cluster,
@@ -27,6 +30,24 @@ impl Runtime {
             severity: event.severity().name().to_owned(),
             text,
             facts: self.facts(event),
+        };
+        self.hooks.tell(&told, event.severity());
+        self.journal.append(told);
+    }
+
+    /// Tells people of what became of a cluster's secrets.
+    pub(super) fn tell_of_keys(&mut self, notice: &Notice) {
+        let cluster = self.config.clusters.get(notice.cluster).map(|cluster| cluster.name.clone());
+        let severity = if notice.is_trouble { Severity::Error } else { Severity::Info };
+        log(severity, cluster.as_deref().unwrap_or("-"), &notice.text);
+        self.journal.append(protocol::Event {
+            number: self.journal.last() + 1,
+            time: format!("{:.3}", Timestamp::now()),
+            cluster,
+            kind: "keys_reread".to_owned(),
+            severity: severity.name().to_owned(),
+            text: notice.text.clone(),
+            facts: None,
         });
     }
 

@@ -7,10 +7,12 @@ mod admin;
 mod end;
 mod events;
 mod flow_log;
+mod hooks;
 mod host;
 mod ids;
 mod outputs;
 mod packet_log;
+mod reload;
 mod requests;
 mod restore;
 mod start;
@@ -25,7 +27,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use pairflip_common::flow::FlowState;
-use pairflip_policy::{BackendId, CheckResult, Input, Moment, Output, Policy};
+use pairflip_policy::{BackendId, Input, Moment, Output, Policy};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
@@ -35,10 +37,15 @@ use tokio::{
 pub use self::unload::unload_offline;
 use self::{
     end::{Device, Hop},
+    hooks::Hooks,
     ids::Ids,
     requests::PendingFlips,
 };
 use crate::{
+    check::{
+        Probe,
+        keys::{Keys, Notice},
+    },
     config::{Config, Timeouts},
     control,
     dataplane::{DataPlane, SweepLimits},
@@ -53,6 +60,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Longest wait for hooks to be told of the last events.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
 
 /// What steers one backend's probes.
 struct Pacer {
@@ -70,8 +80,11 @@ struct Runtime {
     state_dir: StateDir,
     state: State,
     journal: Journal,
+    hooks: Hooks,
     started: Instant,
     pacers: BTreeMap<BackendId, Pacer>,
+    /// What the checks log in with, by index of the cluster.
+    keys: BTreeMap<usize, Keys>,
     /// How backends are reached, for the frames that end flows.
     hops: BTreeMap<u16, Hop>,
     /// The networks of clients, by slot of the kernel's devices table.
@@ -100,12 +113,14 @@ enum Ended {
 pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     let mut parts = start::start(config).await?;
     let mut on_ready = Some(on_ready);
-    let ended = parts.runtime.serve(&mut parts.results, &mut parts.requests, &mut on_ready).await?;
+    let (results, notices) = (&mut parts.results, &mut parts.notices);
+    let ended = parts.runtime.serve(results, notices, &mut parts.requests, &mut on_ready).await?;
     // With nobody to ask any more the server ends by itself, after the answers that are on their way.
     drop(parts.requests);
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
         tracing::warn!("a client of the control socket did not take its answer");
     }
+    parts.runtime.hooks.finish(LAST_HOOKS).await;
     match ended {
         Ended::Stopped => {
             tracing::info!("stopped; the kernel goes on forwarding, `pairflip unload` ends that")
@@ -131,7 +146,8 @@ impl Runtime {
 
     async fn serve(
         &mut self,
-        results: &mut mpsc::Receiver<(BackendId, CheckResult)>,
+        results: &mut mpsc::Receiver<(BackendId, Probe)>,
+        notices: &mut mpsc::Receiver<Notice>,
         requests: &mut mpsc::Receiver<control::Request>,
         on_ready: &mut Option<impl FnOnce()>,
     ) -> Result<Ended> {
@@ -158,16 +174,25 @@ impl Runtime {
                 biased;
                 _ = terminate.recv() => return Ok(Ended::Stopped),
                 _ = interrupt.recv() => return Ok(Ended::Stopped),
-                _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not in this version; restart the daemon, connections live on"),
+                _ = hangup.recv() => {
+                    let reloaded = tokio::task::block_in_place(|| self.reload());
+                    for why in reloaded.failed {
+                        tracing::error!("SIGHUP: {why}");
+                    }
+                }
                 Some(request) = requests.recv() => {
                     if let Some(ended) = self.request(request).await {
                         return Ok(ended);
                     }
                 }
-                Some((backend, result)) = results.recv() => {
+                Some((backend, Probe { result, conditions })) = results.recv() => {
                     self.flips.checked(backend);
+                    if !conditions.is_empty() {
+                        self.feed(Input::Conditions { backend, conditions });
+                    }
                     self.feed(Input::Checked { backend, result });
                 }
+                Some(notice) = notices.recv() => self.tell_of_keys(&notice),
                 changed = self.network.changed() => {
                     changed.context("the watcher of the network's links ended; restart pairflipd, connections live on")?;
                     self.follow_network();

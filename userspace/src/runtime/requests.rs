@@ -79,6 +79,9 @@ impl Runtime {
             Request::Events { query, reply } => _ = reply.send(self.events(&query)),
             Request::Flip { flip, reply } => self.flip(flip, reply),
             Request::Admin { admin, reply } => _ = reply.send(self.set_admin(&admin)),
+            Request::Reload { reply } => {
+                _ = reply.send(Ok(tokio::task::block_in_place(|| self.reload())));
+            }
             Request::Unload { reply } => {
                 let result = self.unload().await;
                 let done = result.is_ok();

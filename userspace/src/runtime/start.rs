@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use pairflip_policy::{BackendId, CheckResult, Moment, Policy};
+use pairflip_policy::{BackendId, Moment, Policy};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -23,7 +23,10 @@ use super::{
     restore::restored,
 };
 use crate::{
-    check::{self, mysql::Prober},
+    check::{
+        self, Probe,
+        keys::{Keys, Notice},
+    },
     config::{Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
@@ -39,7 +42,8 @@ const QUEUE: usize = 256;
 /// The loop's owner and what it listens to.
 pub(super) struct Parts {
     pub(super) runtime: Runtime,
-    pub(super) results: mpsc::Receiver<(BackendId, CheckResult)>,
+    pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
+    pub(super) notices: mpsc::Receiver<Notice>,
     pub(super) requests: mpsc::Receiver<control::Request>,
     /// The control socket's server.
     pub(super) server: JoinHandle<()>,
@@ -77,7 +81,9 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
-    let pacers = start_checks(&config, &ids, &result_sender);
+    let (notice_sender, notices) = mpsc::channel(QUEUE);
+    let keys = all_keys(&config, &notice_sender);
+    let pacers = start_checks(&config, &ids, &keys, &result_sender);
     let mut runtime = Runtime {
         ids,
         policy,
@@ -85,8 +91,10 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         state_dir,
         state,
         journal,
+        hooks: super::hooks::Hooks::start(&config.hooks),
         started,
         pacers,
+        keys,
         hops: BTreeMap::new(),
         devices: BTreeMap::new(),
         frames: FrameSender::open().context("opening a packet socket; CAP_NET_RAW is needed")?,
@@ -105,7 +113,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    Ok(Parts { runtime, results, requests, server })
+    Ok(Parts { runtime, results, notices, requests, server })
 }
 
 fn load_options(config: &Config) -> LoadOptions {
@@ -194,27 +202,33 @@ fn describe_ports(config: &Config, dataplane: &mut DataPlane) -> Result<()> {
     Ok(dataplane.set_snat_ports(min, max)?)
 }
 
+/// The keys of every cluster that logs in, by its index.
+fn all_keys(config: &Config, notices: &mpsc::Sender<Notice>) -> BTreeMap<usize, Keys> {
+    let clusters = config.clusters.iter().enumerate();
+    clusters
+        .filter_map(|(index, cluster)| {
+            let login = cluster.check.login.clone()?;
+            Some((index, Keys::new(login, index, notices.clone())))
+        })
+        .collect()
+}
+
 fn start_checks(
     config: &Config,
     ids: &Ids,
-    results: &mpsc::Sender<(BackendId, CheckResult)>,
+    keys: &BTreeMap<usize, Keys>,
+    results: &mpsc::Sender<(BackendId, Probe)>,
 ) -> BTreeMap<BackendId, Pacer> {
     let mut pacers = BTreeMap::new();
-    for cluster in &config.clusters {
-        for address in cluster.backends() {
-            let Some(backend) = ids.backend(address) else { continue };
-            let prober = Prober::new(
-                address,
-                &cluster.check.user,
-                cluster.check.password.expose(),
-                cluster.check.timeout,
-            );
+    for (index, cluster) in config.clusters.iter().enumerate() {
+        for checker in check::checkers(cluster, keys.get(&index)) {
+            let Some(backend) = ids.backend(checker.target()) else { continue };
             let (pace, pace_receiver) = watch::channel(Some(cluster.check.fast_interval));
             let kick = Arc::new(Notify::new());
             let results = results.clone();
             let checks_kick = Arc::clone(&kick);
             tokio::spawn(async move {
-                check::run(backend, prober, pace_receiver, &checks_kick, results).await;
+                check::run(backend, checker, pace_receiver, &checks_kick, results).await;
             });
             pacers.insert(backend, Pacer { pace, kick });
         }

@@ -41,6 +41,7 @@ pub(super) fn status(runtime: &Runtime) -> Result<Status, ApiError> {
         half_open_max: u64::from(runtime.config.daemon.half_open_max),
         counters: counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         warnings: runtime.config.warnings(),
+        hooks: runtime.hooks.status(),
     };
     let view = runtime.policy.view();
     let clusters = view
@@ -155,7 +156,7 @@ fn backend(
     })
 }
 
-/// A replica that is alive and not fit for reads is neither up nor down.
+/// A backend that is alive and not fit for new connections is neither up nor down.
 pub(super) fn health(view: &BackendView) -> &'static str {
     match (view.health, view.fitness) {
         (Health::Up, Some(Health::Down)) => "unfit",
@@ -195,7 +196,7 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
             format!("{} went from {} to {}: {reason}", backend(*id), health_name(*from), health_name(*to))
         }
         EventKind::FitnessChanged { backend: id, from, to, reason } => format!(
-            "replica {} went from {} to {} for reads: {reason}",
+            "{} went from {} to {} for new connections: {reason}",
             backend(*id),
             health_name(*from),
             health_name(*to)
@@ -211,6 +212,15 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         }
         EventKind::CheckRestored { backend: id } => {
             format!("the check can judge {} again", backend(*id))
+        }
+        EventKind::ConditionImpaired { backend: id, name, cause, text } => {
+            format!("condition {name} of {} cannot be judged and stays as it was: {cause} ({text})", backend(*id))
+        }
+        EventKind::MaintenanceChanged { backend: id, reason: Some(reason) } => {
+            format!("{} gets no new connections: {reason}", backend(*id))
+        }
+        EventKind::MaintenanceChanged { backend: id, reason: None } => {
+            format!("{} is out of maintenance, say its checks", backend(*id))
         }
         EventKind::AllChecksFailing => {
             "nothing is heard from any backend; the fault is probably between here and them, so routes stay as they are".to_owned()

@@ -4,8 +4,10 @@
 //! there. The tables are by subject; what takes files or long lists is below.
 
 mod check;
+mod check_kinds;
 mod cluster;
 mod daemon;
+mod hooks;
 mod pairs;
 mod routes;
 mod sections;
@@ -71,8 +73,10 @@ fn every_case_is_refused_with_its_text() {
         syntax::CASES,
         sections::CASES,
         daemon::CASES,
+        hooks::CASES,
         cluster::CASES,
         check::CASES,
+        check_kinds::CASES,
         routes::CASES,
         pairs::CASES,
     ];

@@ -83,7 +83,7 @@ interfaces = ["eth0"]
         changes: &[("[daemon]", "verbose = true
 [daemon]")],
         errors: "bad.toml:1:1: verbose: unknown key of the top level
-    the keys of the top level are: daemon, cluster",
+    the keys of the top level are: daemon, cluster, hook",
     },
     Case {
         name: "a slip in a section",
@@ -123,14 +123,14 @@ snat_ports = "32768-60999""#)],
         changes: &[(r#"interfaces = ["eth0"]"#, r#"interfaces = ["eth0"]
 name = "db""#)],
         errors: "bad.toml:3:1: daemon.name: unknown key of [daemon]
-    it belongs to [[cluster]] or [[cluster.route]] or [[cluster.pair]]",
+    it belongs to [[cluster]] or [[cluster.check.sql]] or [[cluster.check.http]] or [[cluster.check.tcp]] or [[cluster.check.exec]] or [[cluster.route]] or [[cluster.pair]] or [[hook]]",
     },
     Case {
         name: "a key of nowhere",
         changes: &[(r#"password_file = "password""#, r#"password_file = "password"
 colour = "red""#)],
         errors: "bad.toml:10:1: cluster[main].check.colour: unknown key of [cluster.check]
-    the keys of [cluster.check] are: user, password_file, password_env, interval, fast_interval, timeout, rise, fall, max_lag",
+    the keys of [cluster.check] are: mysql, user, password_file, password_env, interval, fast_interval, timeout, rise, fall, max_lag, heartbeat, gtid, galera, tls, sql, http, tcp, exec",
     },
     Case {
         name: "a key in quotes with odd characters",
@@ -156,7 +156,7 @@ failback = "idle""#)],
         name: "another kind of check",
         changes: &[(r#"password_file = "password""#, r#"password_file = "password"
 http = "/status""#)],
-        errors: "bad.toml:10:1: cluster[main].check.http: not supported by this version
-    remove it: backends are checked by logging in to MySQL",
+        errors: r#"bad.toml:10:8: cluster[main].check.http: expected a list of sections, found "/status"
+    write [[cluster.check.http]], with double brackets"#,
     },
 ];

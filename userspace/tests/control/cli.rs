@@ -12,7 +12,8 @@ use std::{
 };
 
 use pairflip::control::protocol::{
-    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Status, Unloaded,
+    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Reloaded, Status,
+    Unloaded,
 };
 
 use crate::runtime::{Daemon, Heard, PATIENCE, status};
@@ -112,9 +113,12 @@ fn flows_are_filtered_by_the_daemon() {
         .into_iter()
         .map(|heard| match heard {
             Heard::Flows(query) => (query.backend, query.limit),
-            Heard::Status | Heard::Flip(_) | Heard::Admin(_) | Heard::Events(_) | Heard::Unload => {
-                panic!("{heard:?}")
-            }
+            Heard::Status
+            | Heard::Flip(_)
+            | Heard::Admin(_)
+            | Heard::Events(_)
+            | Heard::Reload
+            | Heard::Unload => panic!("{heard:?}"),
         })
         .collect();
     assert_eq!(queries, [(Some("10.0.1.12:3306".to_owned()), None), (None, Some(1))]);
@@ -290,6 +294,21 @@ fn a_peer_that_is_no_daemon_is_an_error() {
 }
 
 #[test]
+fn a_reload_says_what_is_new_and_what_needs_a_restart() {
+    let daemon = Daemon::start();
+    let text = said(&run(&daemon.socket, &["reload"]), 0);
+    assert_eq!(
+        text,
+        "new and in use: password of the checks of cluster main\n\
+         needs a restart of pairflipd (connections live on): cluster[main].check.interval\n"
+    );
+    let json = said(&run(&daemon.socket, &["reload", "--json"]), 0);
+    let reloaded: Reloaded = serde_json::from_str(&json).unwrap();
+    assert_eq!(reloaded.needs_restart, ["cluster[main].check.interval"]);
+    assert_eq!(daemon.heard(), [Heard::Reload, Heard::Reload]);
+}
+
+#[test]
 fn unload_goes_through_the_daemon() {
     let daemon = Daemon::start();
     let json = said(&run(&daemon.socket, &["unload", "--json"]), 0);
@@ -313,14 +332,14 @@ fn unload_without_a_daemon_needs_the_configuration() {
 fn check_sums_a_good_configuration_up() {
     let directory = tempfile::tempdir().unwrap();
     let config = good_config(directory.path());
-    let output = run(Path::new("/nowhere"), &["check", "--config", &config]);
+    let output = run(Path::new("/nowhere"), &["check", "--offline", "--config", &config]);
     let expected = "\
 the configuration is valid
 cluster main: 1 route, 2 pairs, 4 backends
   a dead backend is noticed within 2500ms = interval 1s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
 ";
     assert_eq!(said(&output, 0), expected);
-    let output = run(Path::new("/nowhere"), &["check", "--json", "--config", &config]);
+    let output = run(Path::new("/nowhere"), &["check", "--json", "--offline", "--config", &config]);
     let json: serde_json::Value = serde_json::from_str(&said(&output, 0)).unwrap();
     assert_eq!(json["clusters"][0]["detection_seconds"], 2.5);
     assert_eq!(json["warnings"], serde_json::json!([]));

@@ -12,7 +12,7 @@ use pairflip::control::{
 
 use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
-const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; POST /v1/flip, /v1/admin and /v1/unload";
+const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; POST /v1/flip, /v1/admin, /v1/reload and /v1/unload";
 const FLIP_BODY: &str = r#"send {"route_only": true} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...]"#;
 const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish" or "cut", "force": true"#;
 const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";

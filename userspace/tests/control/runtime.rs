@@ -14,7 +14,7 @@ use pairflip::{
         protocol::{
             AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus,
             DaemonStatus, Drain, Event, Events, EventsQuery, FlipDone, FlipRequest, Flow, Flows,
-            FlowsQuery, InterfaceStatus, PairStatus, RouteStatus, Status, Unloaded,
+            FlowsQuery, InterfaceStatus, PairStatus, Reloaded, RouteStatus, Status, Unloaded,
         },
         server,
     },
@@ -33,6 +33,7 @@ pub(crate) enum Heard {
     Admin(AdminRequest),
     Flows(FlowsQuery),
     Events(EventsQuery),
+    Reload,
     Unload,
 }
 
@@ -192,6 +193,14 @@ async fn answer(
                 let (cluster, target) = ("main".to_owned(), admin.target);
                 _ = reply.send(Ok(AdminDone { cluster, target, admin: status }));
             }
+            Request::Reload { reply } => {
+                hear(Heard::Reload);
+                _ = reply.send(Ok(Reloaded {
+                    changed: vec!["password of the checks of cluster main".to_owned()],
+                    failed: Vec::new(),
+                    needs_restart: vec!["cluster[main].check.interval".to_owned()],
+                }));
+            }
             Request::Unload { reply } => {
                 hear(Heard::Unload);
                 let removed = vec!["took 10.0.0.100 off eth0".to_owned()];
@@ -256,6 +265,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             half_open_max: 512,
             counters: [("forwarded".to_owned(), 10)].into(),
             warnings: vec![],
+            hooks: vec![],
         },
         clusters: vec![ClusterStatus {
             name: "main".into(),

@@ -58,6 +58,28 @@ impl Cluster {
                 backend.convict(&self.spec);
             }
         }
+        self.convict_conditions();
+    }
+
+    /// Takes down every condition whose silence is enough, and believable: the same condition of another backend was answered after it
+    /// began. If it is silent everywhere, the fault is more likely ours (a filter, a port) than theirs.
+    fn convict_conditions(&mut self) {
+        let mut guilty = Vec::new();
+        for backend in self.backends.values() {
+            for (name, since) in backend.conditions.wanting_witness() {
+                let is_witness = |other: &Backend| {
+                    other.id != backend.id && other.conditions.is_heard_after(name, since)
+                };
+                if self.backends.values().any(is_witness) {
+                    guilty.push((backend.id, name.to_owned()));
+                }
+            }
+        }
+        for (id, name) in guilty {
+            if let Some(backend) = self.backends.get_mut(&id) {
+                backend.conditions.convict(&name, self.spec.fall);
+            }
+        }
     }
 
     /// Returns whether nothing is heard from any backend that is checked.
@@ -181,8 +203,10 @@ impl Cluster {
 
     /// Sets the pace of every backend whose pace changed.
     fn set_paces(&mut self, outputs: &mut Outputs) {
-        let wants_witness =
-            self.backends.values().any(|backend| backend.wants_witness_since().is_some());
+        let wants_witness = self.backends.values().any(|backend| {
+            backend.wants_witness_since().is_some()
+                || backend.conditions.wanting_witness().next().is_some()
+        });
         let has_write = self.spec.routes.iter().any(|route| route.access == Access::Write);
         let writer = self.pair(self.active).primary;
         for backend in self.backends.values_mut() {
@@ -190,7 +214,8 @@ impl Cluster {
             let is_awaited = has_write
                 && backend.id == writer
                 && backend.health.is_up()
-                && backend.read_only() == Some(true);
+                && (backend.read_only() == Some(true)
+                    || backend.conditions.maintenance().is_some());
             let is_hurried = backend.is_counting()
                 || (backend.impairment().is_none() && (wants_witness || is_awaited));
             let pace = match backend.admin {

@@ -5,8 +5,8 @@ use std::mem;
 use crate::{
     backend::Backend,
     health::{Health, Verdict},
-    ids::BackendId,
-    input::{Cause, CheckFailure, Role},
+    ids::{BackendId, PairId},
+    input::{Cause, CheckFailure, ClusterSpec, Role},
     moment::Moment,
     output::EventKind,
     view::ChecksState,
@@ -32,13 +32,19 @@ impl Cluster {
             {
                 downs.push((id, failure.cause));
             }
-            let from = mem::replace(&mut backend.reported.fitness, backend.fitness);
-            let to = backend.fitness;
-            // Of a dead replica it is no news that it does not replicate.
-            if backend.role == Role::Replica && backend.health.is_up() && from.name() != to.name() {
+            let to = backend.overall_fitness().unwrap_or(Health::Up);
+            let from = mem::replace(&mut backend.reported.fitness, to);
+            let is_first = matches!((from.verdict(), to), (Verdict::None, Health::Up));
+            // Of a dead server it is no news that it is not fit; of a primary, that it is.
+            if backend.health.is_up()
+                && from.name() != to.name()
+                && !(backend.role == Role::Primary && is_first)
+            {
                 let reason = reason(backend);
                 kinds.push(EventKind::FitnessChanged { backend: id, from, to, reason });
             }
+            kinds.extend(maintenance_change(backend, &self.spec, self.active));
+            kinds.extend(condition_changes(backend));
             kinds.extend(read_only_change(backend));
             kinds.extend(version_change(backend));
             kinds.extend(impairment_change(backend));
@@ -98,4 +104,32 @@ fn impairment_change(backend: &mut Backend) -> Option<EventKind> {
         // One that is down by now can be judged, too.
         None => reported.map(|_| EventKind::CheckRestored { backend }),
     }
+}
+
+fn maintenance_change(
+    backend: &mut Backend,
+    spec: &ClusterSpec,
+    active: PairId,
+) -> Option<EventKind> {
+    let name = backend.conditions.maintenance().map(|(name, _)| name.to_owned());
+    let reported = mem::replace(&mut backend.reported.maintenance, name.clone());
+    let reason = name.as_ref().map(|_| backend.reason(spec, active));
+    (reported.is_some() != name.is_some())
+        .then_some(EventKind::MaintenanceChanged { backend: backend.id, reason })
+}
+
+/// Returns the conditions that can no longer be judged, or for another reason than before.
+fn condition_changes(backend: &mut Backend) -> Vec<EventKind> {
+    let impaired = backend.conditions.impaired();
+    let impaired: Vec<_> = impaired.map(|(name, why)| (name.to_owned(), why.clone())).collect();
+    let causes = impaired.iter().map(|(name, why)| (name.clone(), why.cause)).collect();
+    let reported = mem::replace(&mut backend.reported.impaired_conditions, causes);
+    let news = impaired.into_iter().filter(|(name, why)| reported.get(name) != Some(&why.cause));
+    news.map(|(name, CheckFailure { cause, text })| EventKind::ConditionImpaired {
+        backend: backend.id,
+        name,
+        cause,
+        text,
+    })
+    .collect()
 }

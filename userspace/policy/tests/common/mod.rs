@@ -52,12 +52,14 @@ pub(crate) fn answered(read_only: bool, lag_s: Option<u64>) -> CheckResult {
         io_running: lag_s.is_some(),
         sql_running: true,
         lag: lag_s.map(Duration::from_secs),
+        ..Channel::default()
     };
     CheckResult::Answered(Facts {
         read_only,
         server_id: 1,
         version: "11.8.3-MariaDB".into(),
         replication: vec![channel],
+        ..Facts::default()
     })
 }
 
