@@ -374,6 +374,8 @@ pub enum Cause {
     UserLimit,
     MissingGrant,
     Tls,
+    /// Our own process did not run for a part of the probe, so that no answer in time says nothing.
+    Starved,
     /// Trouble of our own host: no file descriptors, a command that cannot be started.
     Local,
     Other,
@@ -415,7 +417,7 @@ impl Effect {
 
 impl Cause {
     /// Every cause, for documents and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Refused,
         Self::ConnectionLost,
         Self::Protocol,
@@ -427,6 +429,7 @@ impl Cause {
         Self::UserLimit,
         Self::MissingGrant,
         Self::Tls,
+        Self::Starved,
         Self::Local,
         Self::Other,
     ];
@@ -444,6 +447,7 @@ impl Cause {
             | Self::UserLimit
             | Self::MissingGrant
             | Self::Tls
+            | Self::Starved
             | Self::Local
             | Self::Other => Effect::Nothing,
         }
@@ -459,12 +463,13 @@ impl Cause {
     }
 
     /// Returns whether nothing at all was heard, so that the fault may as well be our own
-    /// network's.
+    /// network's, or is our own host's. It is no witness against others.
     #[must_use]
     pub const fn is_silence(self) -> bool {
         match self.effect() {
             Effect::TakesDownWithWitness => true,
-            Effect::TakesDown | Effect::Nothing => false,
+            Effect::TakesDown => false,
+            Effect::Nothing => matches!(self, Self::Starved | Self::Local),
         }
     }
 
@@ -483,6 +488,7 @@ impl Cause {
             Self::UserLimit => "user_limit",
             Self::MissingGrant => "missing_grant",
             Self::Tls => "tls",
+            Self::Starved => "starved",
             Self::Local => "local",
             Self::Other => "other",
         }
@@ -503,6 +509,7 @@ impl fmt::Display for Cause {
             Self::UserLimit => "the check user reached a limit of its account",
             Self::MissingGrant => "the check user lacks a privilege",
             Self::Tls => "TLS error",
+            Self::Starved => "no check, because this daemon did not get to run",
             Self::Local => "trouble of this host",
             Self::Other => "server error",
         })

@@ -122,7 +122,7 @@ pub enum BackendReason {
     /// `fall` checks heard nothing, and nothing was heard from any other backend since: kept as it
     /// was.
     Unconfirmed { cause: Cause, text: String },
-    /// The server is alive and the check cannot judge it: health stays as it was.
+    /// The server is alive, or the trouble is ours, and the check cannot judge it: health stays as it was.
     Impaired { cause: Cause, text: String },
     /// The server answers and its replication is not as it should be.
     Replication(ReplicationFault),
@@ -173,6 +173,7 @@ impl fmt::Display for BackendReason {
                 write_cause(f, *cause, text)?;
                 f.write_str("; kept as it was, because no other backend has answered since either")
             }
+            Self::Impaired { cause: cause @ Cause::Starved, text } => write_cause(f, *cause, text),
             Self::Impaired { cause, text } => {
                 f.write_str("alive, but the check cannot judge it: ")?;
                 write_cause(f, *cause, text)

@@ -51,6 +51,17 @@ fn another_version_at_an_address_is_told_once() {
 }
 
 #[test]
+fn a_probe_of_a_daemon_that_did_not_run_counts_for_nothing_and_is_no_witness() {
+    for ours in ["starved", "local"] {
+        check_healthy(&format!("a1 timeout; a1 timeout; a1 {ours}; a2 ok; a1 timeout; a2 ok"), "");
+        // `a1` is silent, and so is everybody else as far as is known.
+        let others = format!("a2 {ours}; b1 {ours}; b2 {ours}");
+        check_healthy(&format!("a1 timeout; a1 timeout; {others}; a1 timeout"), "");
+    }
+    check_healthy("a1 timeout; a1 timeout; a2 ok; a1 timeout", "swap 2 pair#0 w=- r=a2; end a1");
+}
+
+#[test]
 fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
     let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
     let mut told = |word: &str| {
@@ -317,7 +328,8 @@ fn reads_are_refused_when_neither_replica_nor_primary_is_fit() {
 
 #[test]
 fn a_check_that_cannot_judge_never_takes_a_backend_down() {
-    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "local", "other"] {
+    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "starved", "local", "other"]
+    {
         let step = format!("a1 {word}; ");
         check_healthy(&step.repeat(10), "");
     }
@@ -880,6 +892,7 @@ fn result(word: &str) -> CheckResult {
     match word {
         "reached" => CheckResult::Reached,
         "local" => failed(Cause::Local),
+        "starved" => failed(Cause::Starved),
         "rw" => answered(false, Some(0)),
         "ro" | "ok" => answered(true, Some(0)),
         "lag" => answered(true, Some(11)),

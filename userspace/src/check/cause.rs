@@ -41,6 +41,15 @@ pub(super) fn timed_out(doing: &str, timeout: Duration) -> CheckFailure {
     CheckFailure { cause: Cause::TimedOut, text: format!("{doing}: no answer within {timeout:?}") }
 }
 
+/// The daemon itself was away for `late` of a probe that took `took`: nothing follows from an answer that did not come in
+/// time.
+pub(super) fn starved(late: Duration, took: Duration) -> CheckFailure {
+    let text = format!(
+        "it was kept waiting for {late:.0?} of {took:.0?}; find out what takes this host's processors, or suspends it"
+    );
+    CheckFailure { cause: Cause::Starved, text }
+}
+
 /// Returns what TLS says, where the driver wraps it as an error of the connection.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
@@ -188,6 +197,7 @@ fn with_remedy(cause: Cause, text: String) -> String {
         | Cause::Unreachable
         | Cause::ConnectionLost
         | Cause::Protocol
+        | Cause::Starved
         | Cause::Local
         | Cause::Other => return text,
     };

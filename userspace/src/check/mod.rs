@@ -23,16 +23,24 @@ use pairflip_policy::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use self::{
+    cause::starved,
     exec::{Runner, Subject},
     keys::Keys,
     mysql::Prober,
     questions::{Questions, condition},
 };
 use crate::config::{Applies, Check, Cluster, HttpCheck, TcpCheck};
+
+/// How often a probe that waits looks whether the process gets to run.
+const TICK: Duration = Duration::from_millis(50);
+/// A probe in which the process did not run for more than this part of the time says nothing by what was not answered.
+const LATE_MAX_DIVISOR: u32 = 4;
+/// Time between two warnings that a probe could not be made; meanwhile the status says it.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What one probe found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,6 +49,24 @@ pub struct Probe {
     pub result: CheckResult,
     /// How the conditions came out that were asked.
     pub conditions: Vec<Condition>,
+}
+
+impl Probe {
+    /// Replaces what was not answered in time.
+    fn blame_ourselves(&mut self, failure: &CheckFailure) {
+        if let CheckResult::Failed(found) = &mut self.result
+            && found.cause == Cause::TimedOut
+        {
+            *found = failure.clone();
+        }
+        for condition in &mut self.conditions {
+            if let Outcome::Unanswered(found) = &mut condition.outcome
+                && found.cause == Cause::TimedOut
+            {
+                *found = failure.clone();
+            }
+        }
+    }
 }
 
 /// Everything that is asked of one backend.
@@ -97,7 +123,20 @@ impl Checker {
     }
 
     /// Asks everything at the same time; each question has a timeout of its own, none longer than that of the whole probe.
+    ///
+    /// On a host that is too busy, or was suspended, the timers have passed when the daemon runs again, while the answers lie in
+    /// the sockets: that is no silence of the server.
     pub async fn probe(&mut self) -> Probe {
+        let started = Instant::now();
+        let (mut probe, late) = with_lateness(self.ask()).await;
+        let took = started.elapsed();
+        if late > took / LATE_MAX_DIVISOR {
+            probe.blame_ourselves(&starved(late, took));
+        }
+        probe
+    }
+
+    async fn ask(&mut self) -> Probe {
         let Self { subject, login, http, tcp, exec } = self;
         let address = subject.address;
         let login = async {
@@ -196,6 +235,7 @@ pub async fn run(
     kick: &Notify,
     results: mpsc::Sender<(BackendId, Probe)>,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
         if let Wake::Nobody = wait_for_pace(&mut checker, &mut pace, &results).await {
             return;
@@ -204,11 +244,32 @@ pub async fn run(
         let probe = checker.probe().await;
         let took = started.elapsed();
         tracing::debug!(%backend, server = %checker.target(), ?took, ?probe, "checked");
+        if let CheckResult::Failed(failure) = &probe.result
+            && failure.cause == Cause::Starved
+            && warned.is_none_or(|at| at.elapsed() > WARNING_INTERVAL)
+        {
+            warned = Some(Instant::now());
+            tracing::warn!(server = %checker.target(), "{}: {}", failure.cause, failure.text);
+        }
         if results.send((backend, probe)).await.is_err() {
             return;
         }
         if let Wake::Nobody = wait(started, &mut pace, kick, &results).await {
             return;
+        }
+    }
+}
+
+/// Returns what the future returns, and for how much of its time this process should have run and did not.
+async fn with_lateness<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let mut future = std::pin::pin!(future);
+    let mut late = Duration::ZERO;
+    loop {
+        let tick = Instant::now() + TICK;
+        let outcome = timeout_at(tick, future.as_mut()).await;
+        late += Instant::now().saturating_duration_since(tick);
+        if let Ok(value) = outcome {
+            return (value, late);
         }
     }
 }

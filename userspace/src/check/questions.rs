@@ -280,6 +280,7 @@ fn unjudged(error: &mysql_async::Error, needs: &str) -> Outcome {
             | Cause::HostBlocked
             | Cause::UserLimit
             | Cause::Tls
+            | Cause::Starved
             | Cause::Local
             | Cause::Other => "try the query by hand as the check user".to_owned(),
         };

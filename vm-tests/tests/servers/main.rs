@@ -16,8 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pairflip::check::mysql::Prober;
-use pairflip_policy::{Cause, CheckResult, Facts};
+use pairflip::{
+    check::{keys::Keys, mysql::Prober, questions::Questions},
+    config::{Galera, Login, Secret, SecretSource},
+};
+use pairflip_policy::{Cause, CheckResult, Facts, Role};
 use pairflip_vm_tests::{
     Client, Daemon, Flavour, Fork, Lab, Options,
     lab::{
@@ -123,7 +126,7 @@ impl World {
     fn facts(&self, number: usize) -> Facts {
         match self.probe(number) {
             CheckResult::Answered(facts) => facts,
-            CheckResult::Failed(failure) => panic!("{failure:?}"),
+            result @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{result:?}"),
         }
     }
 }
@@ -134,7 +137,18 @@ fn probe(lab: &Lab, number: usize) -> CheckResult {
     let probing = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            Prober::new(target, CHECK_USER, CHECK_PASSWORD, Duration::from_secs(5)).probe().await
+            let login = Login {
+                user: CHECK_USER.to_owned(),
+                password: Secret::new(CHECK_PASSWORD),
+                source: SecretSource::Variable("UNUSED".to_owned()),
+                tls: None,
+                heartbeat: None,
+                gtid: false,
+                galera: Galera::Off,
+            };
+            let keys = Keys::new(login, 0, tokio::sync::mpsc::channel(1).0);
+            let questions = Questions::none(Role::Replica);
+            Prober::new(target, keys, questions, Duration::from_secs(5)).probe().await.result
         })
     };
     lab.ns("redirector").run(probing).unwrap()

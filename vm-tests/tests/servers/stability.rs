@@ -41,6 +41,27 @@ fn a_daemon_that_was_stopped_or_starved_takes_nobody_down() {
 }
 
 #[test]
+fn a_daemon_that_runs_for_moments_only_takes_nobody_down() {
+    let world = World::start(lab(Flavour::MariaDb1011, 4));
+    let client = healthy_with_client(&world);
+    let (routes, before) = (world.routes(), world.last_event());
+    let pid = world.daemon.pid().unwrap();
+    let start = Instant::now();
+    let mut pause = 0;
+    while start.elapsed() < Duration::from_secs(20) {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // Longer than the timeout of a check, and of many lengths.
+        pause = (pause + 130) % 400;
+        thread::sleep(Duration::from_millis(550 + pause));
+        kill(pid, Signal::SIGCONT).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "ran for moments");
+    client.is_served();
+}
+
+#[test]
 fn when_every_check_fails_at_once_nothing_moves() {
     let world = World::start(lab(Flavour::MariaDb1011, 4));
     let client = healthy_with_client(&world);
