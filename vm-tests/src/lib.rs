@@ -1,5 +1,6 @@
 //! What tests and shows pairflip on real kernels: the lab in network namespaces, and virtual machines.
 
+mod archive;
 pub mod command;
 pub mod guest;
 pub mod lab;
@@ -7,7 +8,12 @@ pub mod scenario;
 pub mod vm;
 
 pub use lab::{
-    Lab, Options, client::Client, daemon::Daemon, database::Database, netns::Namespace,
+    Lab, Options,
+    client::Client,
+    daemon::Daemon,
+    database::Database,
+    flavour::{Flavour, Fork},
+    netns::Namespace,
     topology::Topology,
 };
 

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use pairflip_vm_tests::{Lab, Options, lab};
+use pairflip_vm_tests::{Flavour, Lab, Options, lab};
 
 use crate::{say, setup};
 
@@ -18,6 +18,9 @@ pub(crate) enum Command {
         /// Databases behind a second interface of the redirector.
         #[arg(long)]
         two_arm: bool,
+        /// The database servers: mariadb-10.11 (the host's own), mariadb-11.8 or mysql-9.7. The latter two are fetched once.
+        #[arg(long, default_value = Flavour::default().name(), value_parser = Flavour::from_name)]
+        servers: Flavour,
     },
     /// Removes the lab that is named, or else all but those that a running command owns.
     Down {
@@ -37,15 +40,15 @@ pub(crate) enum Command {
 
 pub(crate) fn lab(command: Command) -> Result<()> {
     match command {
-        Command::Up { name, two_arm } => up(&name, two_arm),
+        Command::Up { name, two_arm, servers } => up(&name, two_arm, servers),
         Command::Down { name } => down(name),
         Command::Exec { lab, host, command } => exec(lab, &host, &command),
     }
 }
 
-fn up(name: &str, two_arm: bool) -> Result<()> {
+fn up(name: &str, two_arm: bool, servers: Flavour) -> Result<()> {
     setup::setup(setup::For::Lab)?;
-    let mut options = Options::new(name);
+    let mut options = Options { servers, ..Options::new(name) };
     if two_arm {
         options.topology = pairflip_vm_tests::Topology::TwoArm;
     }

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use pairflip_ebpf_builder::{LINKER_VERSION, Missing, find, tools_dir};
+use pairflip_vm_tests::lab;
 
 use crate::{build::check, say};
 
@@ -13,7 +14,7 @@ pub(crate) enum For {
     Building,
     /// Building and the lab.
     Lab,
-    /// Building, the lab and virtual machines.
+    /// Building, the lab with all database servers, and virtual machines.
     Everything,
 }
 
@@ -65,6 +66,9 @@ pub(crate) fn setup(purpose: For) -> Result<()> {
     packages.dedup();
     if !packages.is_empty() {
         apt_install(&packages)?;
+    }
+    if purpose == For::Everything {
+        lab::fetch_servers(say)?;
     }
     Ok(())
 }

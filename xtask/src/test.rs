@@ -60,6 +60,19 @@ pub(crate) fn test() -> Result<()> {
                 "--test-threads=1",
             ]),
         )?;
+        // A lab is idle for most of a test, and they do not meet.
+        suite(
+            "what MariaDB 10.11 and 11.8 and MySQL 9.7 say, and what is made of it",
+            &mut cargo_test(&[
+                "--no-fail-fast",
+                "--package",
+                "pairflip-vm-tests",
+                "--test",
+                "servers",
+                "--",
+                "--test-threads=3",
+            ]),
+        )?;
         // With their output: what was measured is in it.
         suite(
             "transfers in every way of forwarding, over paths that are not ideal",

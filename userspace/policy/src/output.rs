@@ -274,6 +274,12 @@ pub enum EventKind {
         backend: BackendId,
         read_only: bool,
     },
+    /// Another version answers at the backend's address: an upgrade, or another server.
+    VersionChanged {
+        backend: BackendId,
+        from: String,
+        to: String,
+    },
     /// The server is alive and the check cannot judge it; somebody must repair the check account.
     CheckImpaired {
         backend: BackendId,
@@ -287,10 +293,19 @@ pub enum EventKind {
         cause: Cause,
         text: String,
     },
+    /// A condition can be judged again after [`EventKind::ConditionImpaired`].
+    ConditionRestored {
+        backend: BackendId,
+        name: String,
+    },
     /// A check says that a server is in maintenance, and why; `None`: no longer.
     MaintenanceChanged {
         backend: BackendId,
         reason: Option<BackendReason>,
+    },
+    /// The check lets the backend be judged again after [`EventKind::CheckImpaired`].
+    CheckRestored {
+        backend: BackendId,
     },
     /// Nothing is heard from any backend: most likely our own network. Routes stay.
     AllChecksFailing,
@@ -351,9 +366,12 @@ impl EventKind {
             Self::HealthChanged { .. } => "health_changed",
             Self::FitnessChanged { .. } => "fitness_changed",
             Self::ReadOnlyChanged { .. } => "read_only_changed",
+            Self::VersionChanged { .. } => "version_changed",
             Self::CheckImpaired { .. } => "check_impaired",
             Self::ConditionImpaired { .. } => "condition_impaired",
+            Self::ConditionRestored { .. } => "condition_restored",
             Self::MaintenanceChanged { .. } => "maintenance_changed",
+            Self::CheckRestored { .. } => "check_restored",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
             Self::RouteChanged { .. } => "route_changed",
@@ -374,9 +392,12 @@ impl EventKind {
             Self::HealthChanged { backend, .. }
             | Self::FitnessChanged { backend, .. }
             | Self::ReadOnlyChanged { backend, .. }
+            | Self::VersionChanged { backend, .. }
             | Self::CheckImpaired { backend, .. }
             | Self::ConditionImpaired { backend, .. }
+            | Self::ConditionRestored { backend, .. }
             | Self::MaintenanceChanged { backend, .. }
+            | Self::CheckRestored { backend }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }
@@ -424,6 +445,8 @@ impl Event {
         match &self.what {
             EventKind::Started { .. }
             | EventKind::ReadOnlyChanged { .. }
+            | EventKind::VersionChanged { .. }
+            | EventKind::CheckRestored { .. }
             | EventKind::ChecksAnswering
             | EventKind::FlipStarted { .. }
             | EventKind::FlipDone { .. } => Severity::Info,
@@ -444,7 +467,8 @@ impl Event {
                 Admin::Ready => Severity::Info,
                 Admin::Drain | Admin::Maint => Severity::Warning,
             },
-            EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
+            EventKind::ConditionRestored { .. }
+            | EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
             EventKind::CheckImpaired { .. }
             | EventKind::ConditionImpaired { .. }
             | EventKind::MaintenanceChanged { reason: Some(_), .. }

@@ -33,6 +33,52 @@ fn the_first_start_writes_the_state_file() {
 }
 
 #[test]
+fn another_version_at_an_address_is_told_once() {
+    let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
+    let mut told = |version: &str| {
+        let CheckResult::Answered(facts) = answered(false, Some(0)) else { unreachable!() };
+        let result = CheckResult::Answered(Facts { version: version.into(), ..facts });
+        let mut told = events_of(&mut policy, result);
+        told.retain(|what| matches!(what, EventKind::VersionChanged { .. }));
+        told
+    };
+    assert_eq!(told("5.7.44"), [], "the first one is no change");
+    assert_eq!(told("5.7.44"), []);
+    let (from, to) = ("5.7.44".to_owned(), "8.0.36".to_owned());
+    let changed = EventKind::VersionChanged { backend: BackendId(0), from, to };
+    assert_eq!(told("8.0.36"), [changed]);
+    assert_eq!(told("8.0.36"), []);
+}
+
+#[test]
+fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
+    let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
+    let mut told = |word: &str| {
+        let told = events_of(&mut policy, result(word));
+        let names = told.iter().map(EventKind::name).filter(|name| name.starts_with("check_"));
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(told("rw"), [""; 0]);
+    assert_eq!(told("many"), ["check_impaired"]);
+    assert_eq!(told("many"), [""; 0]);
+    assert_eq!(told("limit"), ["check_impaired"], "another cause is news");
+    assert_eq!(told("rw"), ["check_restored"]);
+    assert_eq!(told("rw"), [""; 0]);
+}
+
+/// What a policy tells of when its first backend has this result.
+fn events_of(policy: &mut Policy, result: CheckResult) -> Vec<EventKind> {
+    policy.handle(Input::Checked { backend: BackendId(0), result }, Moment::START);
+    let mut told = Vec::new();
+    while let Some(output) = policy.poll_output() {
+        if let Output::Event(event) = output {
+            told.push(event.what);
+        }
+    }
+    told
+}
+
+#[test]
 fn writes_are_refused_and_flows_ended_when_the_primary_is_down() {
     check_healthy("a1 refused; a1 refused", "");
     check_healthy("a1 refused; a1 refused; a1 refused", "swap 2 pair#0 w=- r=a2; end a1");

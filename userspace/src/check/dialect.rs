@@ -74,8 +74,9 @@ pub(super) struct State {
 impl State {
     pub(super) fn read(row: Option<&Row>) -> Result<Self, CheckFailure> {
         let row = row.ok_or_else(|| strange("the server sent no row", STATE_QUERY))?;
+        let row = cells(row);
         let field = |name| {
-            text(row, &[name]).flatten().ok_or_else(|| strange(&format!("no {name}"), STATE_QUERY))
+            text(&row, &[name]).flatten().ok_or_else(|| strange(&format!("no {name}"), STATE_QUERY))
         };
         let id = field("id")?;
         Ok(Self {
@@ -84,7 +85,7 @@ impl State {
                 .parse()
                 .map_err(|_| strange(&format!("server_id {id:?}"), STATE_QUERY))?,
             version: field("version")?,
-            comment: text(row, &["comment"]).flatten().unwrap_or_default(),
+            comment: text(&row, &["comment"]).flatten().unwrap_or_default(),
         })
     }
 }
@@ -96,10 +97,10 @@ fn is_on(value: &str) -> bool {
 
 /// Reads the rows of [`Dialect::replication_query`].
 pub(super) fn channels(dialect: Dialect, rows: &[Row]) -> Result<Vec<Channel>, CheckFailure> {
-    rows.iter().map(|row| channel(dialect, row)).collect()
+    rows.iter().map(|row| channel(dialect, &cells(row))).collect()
 }
 
-fn channel(dialect: Dialect, row: &Row) -> Result<Channel, CheckFailure> {
+fn channel(dialect: Dialect, row: &[Cell]) -> Result<Channel, CheckFailure> {
     let field = |names: &[&str]| {
         text(row, names)
             .ok_or_else(|| strange(&format!("no column {}", names[0]), dialect.replication_query()))
@@ -126,18 +127,12 @@ fn is_yes(value: Option<String>) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case("yes"))
 }
 
-/// Returns the first of these columns that is there, whatever its letters' case; the inner `None`
-/// is NULL.
-pub(super) fn text(row: &Row, names: &[&str]) -> Option<Option<String>> {
-    let index = names.iter().find_map(|name| {
-        row.columns_ref().iter().position(|column| column.name_str().eq_ignore_ascii_case(name))
-    })?;
-    value_of(row, index)
-}
+/// A column's name and its value as text; `None` is NULL.
+pub(super) type Cell = (String, Option<String>);
 
-/// Returns a column as text, if there is one; the inner `None` is NULL.
-pub(super) fn value_of(row: &Row, index: usize) -> Option<Option<String>> {
-    Some(match row.as_ref(index)? {
+pub(super) fn cells(row: &Row) -> Vec<Cell> {
+    let names = row.columns_ref().iter().map(|column| column.name_str().into_owned());
+    let values = (0..row.len()).map(|index| match row.as_ref(index)? {
         Value::NULL => None,
         Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         Value::Int(number) => Some(number.to_string()),
@@ -145,6 +140,16 @@ pub(super) fn value_of(row: &Row, index: usize) -> Option<Option<String>> {
         other @ (Value::Float(_) | Value::Double(_) | Value::Date(..) | Value::Time(..)) => {
             Some(other.as_sql(true))
         }
+    });
+    names.zip(values).collect()
+}
+
+/// Returns the first of these columns that is there, whatever its letters' case; the inner `None`
+/// is NULL.
+pub(super) fn text(row: &[Cell], names: &[&str]) -> Option<Option<String>> {
+    names.iter().find_map(|name| {
+        let cell = row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name))?;
+        Some(cell.1.clone())
     })
 }
 
@@ -199,5 +204,84 @@ mod tests {
             assert_eq!(is_yes(Some(word.into())), running, "{word}");
         }
         assert!(!is_yes(None));
+    }
+
+    #[test]
+    fn answers_of_old_and_new_mysql_as_recorded_from_its_documentation() {
+        let lag = |seconds| Some(Duration::from_secs(seconds));
+        for (version, columns, values, expected) in [
+            ("5.7.44-log", MYSQL_5_7, "Yes|Yes|0|", channel_of("", true, true, lag(0))),
+            (
+                "5.7.44-log",
+                MYSQL_5_7,
+                "Yes|No|NULL|source_1",
+                channel_of("source_1", true, false, None),
+            ),
+            ("5.7.44-log", MYSQL_5_7, "Connecting|Yes|NULL|", channel_of("", false, true, None)),
+            ("8.0.21", MYSQL_5_7, "No|Yes|NULL|", channel_of("", false, true, None)),
+            ("8.0.22", MYSQL_8, "Yes|Yes|17|", channel_of("", true, true, lag(17))),
+            ("8.0.36", MYSQL_8, "Yes|No|NULL|", channel_of("", true, false, None)),
+            ("8.4.0", MYSQL_8, "Yes|Yes|0|dc2", channel_of("dc2", true, true, lag(0))),
+            ("8.4.0", MYSQL_8, "Connecting|Yes|NULL|", channel_of("", false, true, None)),
+        ] {
+            let dialect = Dialect::of(version, "MySQL Community Server - GPL");
+            let found = channel(dialect, &row(columns, values)).unwrap();
+            assert_eq!(found, expected, "{version} {values}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_the_columns_of_replication_is_no_verdict() {
+        let failure = channel(Dialect::MySql, &row("File Position", "")).unwrap_err();
+        assert_eq!(failure.cause, Cause::Other);
+        assert!(failure.text.contains("no column Seconds_Behind_Source"), "{}", failure.text);
+    }
+
+    /// Columns of `SHOW SLAVE STATUS`, recorded from documentation: MySQL 5.7 Reference Manual, 13.7.5.34. 8.0.21 added
+    /// `Master_public_key_path`, `Get_master_public_key` and `Network_Namespace` after these.
+    const MYSQL_5_7: &str = "Slave_IO_State Master_Host Master_User Master_Port Connect_Retry Master_Log_File \
+        Read_Master_Log_Pos Relay_Log_File Relay_Log_Pos Relay_Master_Log_File Slave_IO_Running Slave_SQL_Running \
+        Replicate_Do_DB Replicate_Ignore_DB Replicate_Do_Table Replicate_Ignore_Table Replicate_Wild_Do_Table \
+        Replicate_Wild_Ignore_Table Last_Errno Last_Error Skip_Counter Exec_Master_Log_Pos Relay_Log_Space \
+        Until_Condition Until_Log_File Until_Log_Pos Master_SSL_Allowed Master_SSL_CA_File Master_SSL_CA_Path \
+        Master_SSL_Cert Master_SSL_Cipher Master_SSL_Key Seconds_Behind_Master Master_SSL_Verify_Server_Cert \
+        Last_IO_Errno Last_IO_Error Last_SQL_Errno Last_SQL_Error Replicate_Ignore_Server_Ids Master_Server_Id \
+        Master_UUID Master_Info_File SQL_Delay SQL_Remaining_Delay Slave_SQL_Running_State Master_Retry_Count \
+        Master_Bind Last_IO_Error_Timestamp Last_SQL_Error_Timestamp Master_SSL_Crl Master_SSL_Crlpath \
+        Retrieved_Gtid_Set Executed_Gtid_Set Auto_Position Replicate_Rewrite_DB Channel_Name Master_TLS_Version";
+
+    /// Columns of `SHOW REPLICA STATUS`, recorded from documentation: MySQL 8.0 Reference Manual, 13.7.7.35, and 8.4, 15.7.7.34,
+    /// which have the same.
+    const MYSQL_8: &str = "Replica_IO_State Source_Host Source_User Source_Port Connect_Retry Source_Log_File \
+        Read_Source_Log_Pos Relay_Log_File Relay_Log_Pos Relay_Source_Log_File Replica_IO_Running Replica_SQL_Running \
+        Replicate_Do_DB Replicate_Ignore_DB Replicate_Do_Table Replicate_Ignore_Table Replicate_Wild_Do_Table \
+        Replicate_Wild_Ignore_Table Last_Errno Last_Error Skip_Counter Exec_Source_Log_Pos Relay_Log_Space \
+        Until_Condition Until_Log_File Until_Log_Pos Source_SSL_Allowed Source_SSL_CA_File Source_SSL_CA_Path \
+        Source_SSL_Cert Source_SSL_Cipher Source_SSL_Key Seconds_Behind_Source Source_SSL_Verify_Server_Cert \
+        Last_IO_Errno Last_IO_Error Last_SQL_Errno Last_SQL_Error Replicate_Ignore_Server_Ids Source_Server_Id \
+        Source_UUID Source_Info_File SQL_Delay SQL_Remaining_Delay Replica_SQL_Running_State Source_Retry_Count \
+        Source_Bind Last_IO_Error_Timestamp Last_SQL_Error_Timestamp Source_SSL_Crl Source_SSL_Crlpath \
+        Retrieved_Gtid_Set Executed_Gtid_Set Auto_Position Replicate_Rewrite_DB Channel_Name Source_TLS_Version \
+        Source_public_key_path Get_Source_public_key Network_Namespace";
+
+    /// A row of replication status: the values of IO thread, SQL thread, lag and channel, and of all other columns a text.
+    fn row(columns: &str, values: &str) -> Vec<Cell> {
+        let mut values = values.split('|');
+        let cells = columns.split_whitespace().map(|name| {
+            let read = ["_IO_Running", "_SQL_Running", "Seconds_Behind_", "Channel_Name"];
+            let is_read = read.iter().any(|word| name.contains(word)) && !name.ends_with("_State");
+            let value = if is_read { values.next().expect("a value for it") } else { "x" };
+            (name.to_owned(), (value != "NULL").then(|| value.to_owned()))
+        });
+        cells.collect()
+    }
+
+    fn channel_of(
+        name: &str,
+        io_running: bool,
+        sql_running: bool,
+        lag: Option<Duration>,
+    ) -> Channel {
+        Channel { name: name.into(), io_running, sql_running, lag }
     }
 }

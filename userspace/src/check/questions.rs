@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     cause::{failure, timed_out},
-    dialect::{Dialect, text, value_of},
+    dialect::{Cell, Dialect, cells, text},
 };
 use crate::config::{Galera, Heartbeat, SqlCheck};
 
@@ -101,10 +101,11 @@ pub(super) async fn gtid(
             conn.query_first("SELECT @@GLOBAL.gtid_mode").await.map_err(|e| failure(&e))?
         }
     };
-    Ok(condition(GTID, About::Replication, gtid_outcome(mode.as_deref(), rows)))
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    Ok(condition(GTID, About::Replication, gtid_outcome(mode.as_deref(), &rows)))
 }
 
-fn gtid_outcome(mode: Option<&str>, rows: &[Row]) -> Outcome {
+fn gtid_outcome(mode: Option<&str>, rows: &[Vec<Cell>]) -> Outcome {
     if let Some(mode) = mode
         && !mode.eq_ignore_ascii_case("on")
     {
@@ -227,7 +228,7 @@ async fn rows_of(conn: &mut Conn, query: &str) -> mysql_async::Result<Rows> {
         result.drop_result().await?;
         return Ok(Rows::None);
     };
-    let last = row.len().checked_sub(1).and_then(|last| value_of(&row, last)).flatten();
+    let last = cells(&row).pop().and_then(|(_, value)| value);
     if result.next().await?.is_some() {
         return Ok(Rows::Several);
     }
@@ -308,6 +309,21 @@ mod tests {
         check("ON", "non-Primary", "4", Galera::SyncedOrDonor, lost);
         let none = galera_outcome(&BTreeMap::new(), Galera::Synced);
         assert_eq!(none.text(), "the server has no wsrep_ states: it is no Galera node");
+    }
+
+    #[test]
+    fn replication_of_mysql_goes_by_gtids_when_it_is_on_and_positions_are_automatic() {
+        let check = |mode, auto_position: &str, expected: &str| {
+            let cell = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+            let row = vec![cell("Channel_Name", "b"), cell("Auto_Position", auto_position)];
+            assert_eq!(gtid_outcome(Some(mode), &[row]).text(), expected);
+        };
+        check("ON", "1", "");
+        check("ON_PERMISSIVE", "1", "gtid_mode is ON_PERMISSIVE, expected ON");
+        let positions =
+            "replicates by positions, not by GTIDs (channel \"b\"): SOURCE_AUTO_POSITION = 1";
+        check("ON", "0", positions);
+        assert_eq!(gtid_outcome(Some("ON"), &[]), Outcome::Passed);
     }
 
     #[test]

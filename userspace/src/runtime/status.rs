@@ -209,11 +209,20 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::ConditionImpaired { backend: id, name, cause, text } => {
             format!("condition {name} of {} cannot be judged and stays as it was: {cause} ({text})", backend(*id))
         }
+        EventKind::ConditionRestored { backend: id, name } => {
+            format!("condition {name} of {} can be judged again", backend(*id))
+        }
         EventKind::MaintenanceChanged { backend: id, reason: Some(reason) } => {
             format!("{} gets no new connections: {reason}", backend(*id))
         }
         EventKind::MaintenanceChanged { backend: id, reason: None } => {
             format!("{} is out of maintenance, say its checks", backend(*id))
+        }
+        EventKind::VersionChanged { backend: id, from, to } => {
+            format!("{} is version {to} now; it was {from}", backend(*id))
+        }
+        EventKind::CheckRestored { backend: id } => {
+            format!("the check can judge {} again", backend(*id))
         }
         EventKind::AllChecksFailing => {
             "nothing is heard from any backend; the fault is probably between here and them, so routes stay as they are".to_owned()

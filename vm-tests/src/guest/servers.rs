@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::{
     command::sh,
     lab::{
+        flavour::Flavour,
         netns::Namespace,
         servers::Servers,
         topology::{Topology, make_bridge},
@@ -28,7 +29,13 @@ pub fn run() -> Result<()> {
         host.connect(&switch, &Namespace::create(host.name)?)?;
     }
     let mut servers = Servers::default();
-    servers.start(Topology::TwoArm, Namespace::existing, Path::new(DIR))?;
+    servers.start(
+        Flavour::MariaDb1011,
+        4,
+        Topology::TwoArm,
+        Namespace::existing,
+        Path::new(DIR),
+    )?;
     servers.replicate(true)?;
     std::fs::write(READY, "")?;
     loop {

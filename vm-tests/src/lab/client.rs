@@ -26,7 +26,12 @@ pub struct Session<'a> {
 }
 
 impl Client {
+    /// With the account of the lab's applications.
     pub fn new(to: impl Into<SocketAddr>) -> Result<Self> {
+        Self::of(APP_USER, APP_PASSWORD, to)
+    }
+
+    pub fn of(user: &str, password: &str, to: impl Into<SocketAddr>) -> Result<Self> {
         let to = to.into();
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -35,8 +40,8 @@ impl Client {
         let opts = OptsBuilder::default()
             .ip_or_hostname(to.ip().to_string())
             .tcp_port(to.port())
-            .user(Some(APP_USER))
-            .pass(Some(APP_PASSWORD))
+            .user(Some(user))
+            .pass(Some(password))
             .prefer_socket(false)
             .into();
         Ok(Self { runtime, opts })

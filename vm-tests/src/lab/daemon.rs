@@ -81,6 +81,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        self.child.as_ref().map(|child| Pid::from_raw(child.id() as i32))
+    }
+
     /// SIGTERM, and waits.
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
@@ -116,6 +121,15 @@ impl Daemon {
     /// `pairflip status --json`.
     pub fn status(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.ctl(&["status", "--json"])?).context("reading the status")
+    }
+
+    /// Every event of the journal after that number, oldest first.
+    pub fn events_after(&self, number: u64) -> Result<Vec<serde_json::Value>> {
+        let json = self.ctl(&["events", "--json", "--limit", "10000"])?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&json).context("reading the events")?;
+        let events = answer["events"].as_array().context("the events are no list")?;
+        Ok(events.iter().filter(|event| event["number"].as_u64() > Some(number)).cloned().collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Real MariaDB servers.
+//! Real MariaDB and MySQL servers.
 
 use std::{
     fs,
@@ -12,9 +12,18 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use nix::unistd::geteuid;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use super::netns::Namespace;
+use super::{
+    flavour::{Flavour, Fork},
+    installation::Installation,
+    netns::Namespace,
+};
 use crate::command::run;
 
 /// Longest wait for a server to answer after its start; recovery after a kill takes about a second.
@@ -30,29 +39,71 @@ pub const APP_PASSWORD: &str = "app";
 /// Where the template is in a virtual machine, whose home is `/root`.
 pub(crate) const GUEST_CACHE: &str = "/root/.cache/pairflip";
 
-/// One `mariadbd` in a namespace.
+/// One server in a namespace.
 #[derive(Debug)]
 pub struct Database {
     pub address: Ipv4Addr,
+    flavour: Flavour,
+    installation: Installation,
     server_id: usize,
     namespace: Namespace,
     dir: PathBuf,
+    options: Vec<String>,
+    /// The server resolves names, and sees this as `/etc/hosts`.
+    hosts: Option<String>,
     child: Option<Child>,
 }
 
 impl Database {
     /// Makes a server's files from the template and starts it.
     pub(crate) fn create(
+        flavour: Flavour,
         namespace: Namespace,
         address: Ipv4Addr,
         server_id: usize,
         dir: &Path,
     ) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        run(Command::new("cp").arg("-a").arg(template()?).arg(dir.join("data")))?;
-        let mut database = Self { address, server_id, namespace, dir: dir.to_owned(), child: None };
+        let mut database = Self {
+            address,
+            flavour,
+            installation: Installation::of(flavour, |_| {})?,
+            server_id,
+            namespace,
+            dir: dir.to_owned(),
+            options: Vec::new(),
+            hosts: None,
+            child: None,
+        };
+        database.copy_template()?;
         database.spawn()?;
         Ok(database)
+    }
+
+    fn copy_template(&self) -> Result<()> {
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(self.installation.template()?)
+            .arg(self.dir.join("data")))?;
+        Ok(())
+    }
+
+    pub fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    pub fn fork(&self) -> Fork {
+        self.flavour.fork()
+    }
+
+    /// Options of the server's own for starts to come, after those of the lab, so that they win.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
+    /// Has the server look for the names of its clients' addresses, in starts to come, and find these.
+    pub fn resolve_names(&mut self, hosts: &str) {
+        self.hosts = Some(hosts.to_owned());
     }
 
     fn socket(&self) -> PathBuf {
@@ -61,44 +112,34 @@ impl Database {
 
     fn spawn(&mut self) -> Result<()> {
         let log = fs::File::create(self.dir.join("log"))?;
-        let mut command = self.namespace.command("mariadbd")?;
+        let program = self.installation.server();
+        let mut command = self.namespace.command(&program[0])?;
         command
-            .arg("--no-defaults")
+            .args(&program[1..])
             .arg("--user=root")
             .arg(format!("--datadir={}", self.dir.join("data").display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", self.dir.join("pid").display()))
-            // Both families, and addresses that a test adds later.
-            .arg("--bind-address=*")
-            .arg(format!("--server-id={}", self.server_id))
-            .arg(format!("--gtid-domain-id={}", self.server_id.div_ceil(2)))
-            .args([
-                "--port=3306",
-                "--log-bin=binlog",
-                "--log-slave-updates",
-                "--gtid-strict-mode=1",
-                "--skip-name-resolve",
-            ])
-            .args([
-                "--innodb-buffer-pool-size=32M",
-                "--innodb-log-file-size=16M",
-                "--innodb-flush-log-at-trx-commit=2",
-            ])
-            .args([
-                "--master-retry-count=1000000",
-                "--slave-net-timeout=5",
-                "--skip-slave-start=0",
-                "--max-connections=500",
-            ])
-            // As MySQL's documentation advises: a server that crashed must not come back writable by itself.
-            .arg("--read-only=1")
+            .args(self.fork().server_options(self.server_id))
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             // Ctrl-C at the terminal is for the one who owns the lab.
             .process_group(0);
+        match &self.hosts {
+            Some(hosts) => {
+                let file = self.dir.join("hosts");
+                fs::write(&file, hosts)?;
+                with_hosts(&mut command, file);
+            }
+            // For MySQL it counts whatever its value, so it is given here alone.
+            None => {
+                command.arg("--skip-name-resolve");
+            }
+        }
         self.child = Some(command.spawn().context(
-            "starting mariadbd; install mariadb-server-core, or run `cargo xtask setup`",
+            "starting a database server; install mariadb-server-core, or run `cargo xtask setup`",
         )?);
         fs::write(self.dir.join("pid-started"), self.pid().to_string())?;
         Ok(())
@@ -129,11 +170,49 @@ impl Database {
 
     /// Runs statements as root through the server's own socket; returns rows as lines, columns separated by tabs.
     pub fn sql(&self, statements: &str) -> Result<String> {
-        run(Command::new("mariadb")
-            .args(["--no-defaults", "--user=root", "--skip-column-names", "--batch"])
+        let program = self.installation.client();
+        run(Command::new(&program[0])
+            .args(&program[1..])
+            .args(["--user=root", "--skip-column-names", "--batch"])
             .arg(format!("--socket={}", self.socket().display()))
             .args(["--execute", statements]))
         .map(|text| text.trim_end().to_owned())
+    }
+
+    /// Runs statements as [`Database::sql`] does, and returns while they run. Killing the client ends them.
+    pub fn sql_in_background(&self, statements: &str) -> Result<Child> {
+        let program = self.installation.client();
+        Command::new(&program[0])
+            .args(&program[1..])
+            .arg("--user=root")
+            .arg(format!("--socket={}", self.socket().display()))
+            .args(["--execute", statements])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting a client of a database server")
+    }
+
+    /// Ids of an account's connections.
+    pub fn connections_of(&self, user: &str) -> Result<Vec<u64>> {
+        let list = self.sql("SHOW PROCESSLIST")?;
+        let rows = list.lines().map(|line| line.split('\t'));
+        Ok(rows
+            .filter_map(|mut row| {
+                let id = row.next()?.parse().ok()?;
+                (row.next()? == user).then_some(id)
+            })
+            .collect())
+    }
+
+    /// Ends an account's connections.
+    pub fn kill_connections_of(&self, user: &str) -> Result<()> {
+        for id in self.connections_of(user)? {
+            // It may have ended by itself meanwhile.
+            _ = self.sql(&format!("KILL {id}"));
+        }
+        Ok(())
     }
 
     /// Starts the server again after [`Database::kill`].
@@ -150,40 +229,61 @@ impl Database {
         Ok(())
     }
 
+    /// Ends the server in good order, as a package upgrade does.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).context("stopping a server")?;
+            child.wait().context("waiting for a server")?;
+        }
+        Ok(())
+    }
+
+    /// Stops or continues the server's process: it holds its connections and answers nothing.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the server does not run")?;
+        kill(Pid::from_raw(child.id() as i32), signal).with_context(|| format!("sending {signal}"))
+    }
+
+    /// Another server at the same address, with the lab's accounts and otherwise empty.
+    pub fn replace(&mut self, flavour: Flavour) -> Result<()> {
+        self.kill()?;
+        fs::remove_dir_all(self.dir.join("data")).context("removing the old server's files")?;
+        self.installation = Installation::of(flavour, |_| {})?;
+        self.flavour = flavour;
+        self.copy_template()?;
+        self.start()?;
+        self.create_accounts()
+    }
+
+    /// A newer server on the same files.
+    pub fn upgrade(&mut self, flavour: Flavour) -> Result<()> {
+        self.stop()?;
+        self.installation = Installation::of(flavour, |_| {})?;
+        self.flavour = flavour;
+        self.start()
+    }
+
     pub(crate) fn create_accounts(&self) -> Result<()> {
-        // Not in the binary log: every server makes its own, so that replication starts with nothing to repeat.
-        self.sql(&format!(
-            "SET SESSION sql_log_bin=0;
-             CREATE USER '{CHECK_USER}'@'%' IDENTIFIED BY '{CHECK_PASSWORD}';
-             GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO '{CHECK_USER}'@'%';
-             CREATE USER 'repl'@'%' IDENTIFIED BY 'repl';
-             GRANT REPLICATION SLAVE ON *.* TO 'repl'@'%';
-             CREATE DATABASE app;
-             CREATE USER '{APP_USER}'@'%' IDENTIFIED BY '{APP_PASSWORD}';
-             GRANT ALL ON app.* TO '{APP_USER}'@'%';"
-        ))?;
+        self.sql(&self.fork().create_accounts())?;
         Ok(())
     }
 
-    pub(crate) fn replicate_from(&self, source: Ipv4Addr) -> Result<()> {
-        self.sql(&format!(
-            "CHANGE MASTER TO MASTER_HOST='{source}', MASTER_USER='repl', MASTER_PASSWORD='repl',
-             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE;"
-        ))?;
+    pub fn replicate_from(&self, source: Ipv4Addr) -> Result<()> {
+        self.sql(&self.fork().replicate_from(source))?;
         Ok(())
     }
 
+    /// On MySQL this is `super_read_only`.
     pub fn set_read_only(&self, read_only: bool) -> Result<()> {
-        self.sql(&format!("SET GLOBAL read_only={}", u8::from(read_only)))?;
+        self.sql(self.fork().set_read_only(read_only))?;
         Ok(())
     }
 
     /// Waits until every replication thread runs.
-    pub(crate) fn wait_replicating(&self) -> Result<()> {
+    pub fn wait_replicating(&self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            // Says ON when the IO thread is connected and the SQL thread runs.
-            let running = self.sql("SHOW GLOBAL STATUS LIKE 'Slave_running'")?;
+            let running = self.sql(self.fork().is_replicating())?;
             if running.ends_with("ON") {
                 return Ok(());
             }
@@ -191,11 +291,24 @@ impl Database {
                 bail!(
                     "{} does not replicate:\n{}",
                     self.address,
-                    self.sql("SHOW SLAVE STATUS\\G")?
+                    self.sql("SHOW REPLICA STATUS\\G")?
                 );
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Has a program see `file` as `/etc/hosts`, in a mount namespace that ends with it.
+fn with_hosts(command: &mut Command, file: PathBuf) {
+    let none = None::<&str>;
+    // SAFETY: these are system calls and nothing else, so they are safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            Ok(mount(Some(&file), "/etc/hosts", none, MsFlags::MS_BIND, none)?)
+        });
     }
 }
 
@@ -204,36 +317,4 @@ impl Drop for Database {
         // Nothing to do about a process that cannot be killed.
         _ = self.kill();
     }
-}
-
-/// A data directory as `mariadb-install-db` makes it, made once per server version.
-pub(crate) fn template() -> Result<PathBuf> {
-    let version = run(Command::new("mariadbd").args(["--no-defaults", "--version"])).context(
-        "asking mariadbd for its version; install mariadb-server-core, or run `cargo xtask setup`",
-    )?;
-    let version = version.split_whitespace().nth(2).unwrap_or("unknown").to_owned();
-    let cache = crate::cache_dir();
-    let template = cache.join(format!("mariadb-{version}"));
-    if template.is_dir() {
-        return Ok(template);
-    }
-    fs::create_dir_all(&cache).context("making the cache")?;
-    // Goes with what is in it if anything fails.
-    let making = tempfile::tempdir_in(&cache).context("making a directory in the cache")?;
-    let data = making.path().join("data");
-    let mut install = Command::new("mariadb-install-db");
-    if geteuid().is_root() {
-        // It would refuse to run as root otherwise; nobody else may name a user.
-        install.arg("--user=root");
-    }
-    run(install
-        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-        .arg(format!("--datadir={}", data.display())))?;
-    match fs::rename(&data, &template) {
-        Ok(()) => {}
-        // Another run was faster.
-        Err(_) if template.is_dir() => {}
-        Err(error) => return Err(error).context("keeping the template of the databases"),
-    }
-    Ok(template)
 }

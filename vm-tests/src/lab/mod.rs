@@ -6,8 +6,12 @@
 pub mod client;
 pub mod daemon;
 pub mod database;
+pub mod fault;
+pub mod flavour;
+mod installation;
 mod mounts;
 pub mod netns;
+pub mod proxy;
 pub mod servers;
 pub mod topology;
 pub mod ways;
@@ -31,6 +35,8 @@ use nix::{
 use self::{
     daemon::Daemon,
     database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD, Database},
+    flavour::Flavour,
+    installation::Installation,
     netns::Namespace,
     servers::Servers,
     topology::{Topology, VIP_READ, VIP_WRITE},
@@ -52,11 +58,20 @@ pub struct Options {
     pub topology: Topology,
     /// Both primaries writable; otherwise that of pair2 is read-only, as it should be.
     pub both_writable: bool,
+    pub servers: Flavour,
+    /// How many of the servers 1 to 4 are started. The configuration names all of them.
+    pub servers_count: usize,
 }
 
 impl Options {
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), topology: Topology::OneArm, both_writable: false }
+        Self {
+            name: name.to_owned(),
+            topology: Topology::OneArm,
+            both_writable: false,
+            servers: Flavour::default(),
+            servers_count: 4,
+        }
     }
 }
 
@@ -71,15 +86,13 @@ pub struct Lab {
 impl Lab {
     /// Brings a lab up; `progress` is told of the long steps.
     pub fn up(options: &Options, mut progress: impl FnMut(&str)) -> Result<Self> {
+        if !options.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            // A bpffs refuses names with dots, and what else is named for the lab has rules of its own.
+            bail!("{:?} is no name for a lab: letters, digits and dashes only", options.name);
+        }
         clean_stale()?;
         let dir = lab_dir(&options.name);
-        if dir.exists() {
-            bail!("a lab named {:?} runs already; `cargo xtask lab down` removes it", options.name);
-        }
-        fs::create_dir_all(&dir)
-            .with_context(|| format!("making {}; are you root?", dir.display()))?;
-        fs::write(dir.join("owner"), std::process::id().to_string())?;
-        mounts::note_missing(Path::new(MOUNTS))?;
+        claim(&dir)?;
         // From here on dropping the lab removes what was made.
         let mut lab = Self {
             name: options.name.clone(),
@@ -88,8 +101,20 @@ impl Lab {
         };
         progress("network namespaces: 2 clients, the redirector, 4 databases");
         lab.make_network()?;
-        progress("starting 4 MariaDB servers");
-        lab.servers.start(options.topology, |host| namespace(&options.name, host), &dir)?;
+        let installation = Installation::of(options.servers, &mut progress)?;
+        progress(&format!(
+            "starting {} servers: {} {}",
+            options.servers_count,
+            options.servers.name(),
+            installation.version()?
+        ));
+        lab.servers.start(
+            options.servers,
+            options.servers_count,
+            options.topology,
+            |host| namespace(&options.name, host),
+            &dir,
+        )?;
         progress("replication: primary to replica in each pair, primary to primary");
         lab.servers.replicate(options.both_writable)?;
         Ok(lab)
@@ -208,6 +233,42 @@ impl Drop for Lab {
     }
 }
 
+/// Makes a lab's directory with its owner in it.
+fn claim(dir: &Path) -> Result<()> {
+    let _lock = lock()?;
+    if dir.exists() {
+        bail!("the lab {} runs already; `cargo xtask lab down` removes it", dir.display());
+    }
+    fs::create_dir_all(dir).with_context(|| format!("making {}; are you root?", dir.display()))?;
+    fs::write(dir.join("owner"), std::process::id().to_string())
+        .with_context(|| format!("noting the owner of {}", dir.display()))?;
+    mounts::note_missing(Path::new(MOUNTS))
+}
+
+/// Held while labs begin, are looked at, and while the last one ends: nobody takes for stale, or for nobody's, what is just
+/// being made.
+fn lock() -> Result<fs::File> {
+    fs::create_dir_all(crate::cache_dir()).context("making the cache")?;
+    let path = crate::cache_dir().join("lab.lock");
+    let file =
+        fs::File::create(&path).with_context(|| format!("making the lock {}", path.display()))?;
+    file.lock().with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
+/// Data directory of a server of the host's own that never ran.
+pub(crate) fn host_template() -> Result<PathBuf> {
+    Installation::of(Flavour::MariaDb1011, |_| {})?.template()
+}
+
+/// Fetches every flavour that is not the host's own and makes its first files, so that tests need no network.
+pub fn fetch_servers(mut progress: impl FnMut(&str)) -> Result<()> {
+    for flavour in Flavour::ALL {
+        Installation::of(flavour, &mut progress)?.template()?;
+    }
+    Ok(())
+}
+
 /// Names of the labs that are there, whether their owner lives or not.
 pub fn labs() -> Vec<String> {
     let Ok(entries) = fs::read_dir(LABS) else { return Vec::new() };
@@ -227,13 +288,15 @@ pub fn namespace(lab: &str, host: &str) -> Namespace {
 
 /// Removes labs whose owner is dead.
 pub fn clean_stale() -> Result<()> {
-    for name in labs() {
-        let lives = owner(&name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
-        if !lives {
-            remove(&name)?;
-        }
+    let mut stale;
+    {
+        let _lock = lock()?;
+        stale = labs();
+        let lives =
+            |name: &str| owner(name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
+        stale.retain(|name| !lives(name));
     }
-    Ok(())
+    stale.iter().try_for_each(|name| remove(name))
 }
 
 /// Whether a process that lives will remove the lab by itself.
@@ -273,6 +336,7 @@ pub fn remove(name: &str) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
+    let _lock = lock()?;
     if labs().is_empty() {
         mounts::remove_noted(Path::new(MOUNTS))?;
         // Another lab may be coming up by now.

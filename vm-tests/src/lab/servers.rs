@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{
     database::Database,
+    flavour::Flavour,
     netns::Namespace,
     topology::{Topology, database_name},
 };
@@ -17,16 +18,19 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts all four, each in its namespace with its files in `dir`, and makes their accounts.
+    /// Starts the first `count` of the four, each in its namespace with its files in `dir`, and makes their accounts.
     pub(crate) fn start(
         &mut self,
+        flavour: Flavour,
+        count: usize,
         topology: Topology,
         namespace: impl Fn(&str) -> Namespace,
         dir: &Path,
     ) -> Result<()> {
-        for number in 1..=4 {
+        for number in 1..=count {
             let name = database_name(number);
             self.databases.push(Database::create(
+                flavour,
                 namespace(name),
                 topology.database(number),
                 number,
@@ -40,16 +44,19 @@ impl Servers {
         Ok(())
     }
 
-    /// Starts replication and makes the primary of pair1 writable, and that of pair2 if wanted.
+    /// Starts replication between those that run, and makes the primary of pair1 writable, and that of pair2 if wanted.
     pub(crate) fn replicate(&self, both_writable: bool) -> Result<()> {
-        for (replica, source) in [(2, 1), (4, 3), (1, 3), (3, 1)] {
-            self.get(replica).replicate_from(self.get(source).address)?;
+        let count = self.databases.len();
+        let mut channels = vec![(2, 1), (4, 3), (1, 3), (3, 1)];
+        channels.retain(|(replica, source)| (*replica).max(*source) <= count);
+        for (replica, source) in &channels {
+            self.get(*replica).replicate_from(self.get(*source).address)?;
         }
-        for database in &self.databases {
-            database.wait_replicating()?;
+        for (replica, _) in &channels {
+            self.get(*replica).wait_replicating()?;
         }
         self.get(1).set_read_only(false)?;
-        if both_writable {
+        if both_writable && count >= 3 {
             self.get(3).set_read_only(false)?;
         }
         Ok(())

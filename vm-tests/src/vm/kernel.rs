@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::archive::Archive;
-use crate::command::run;
+use crate::{archive::Archive, command::run};
 
 /// The list of kernels, as in `kernels.toml`.
 #[derive(Debug, Deserialize)]

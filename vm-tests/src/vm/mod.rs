@@ -1,7 +1,6 @@
 //! Virtual machines on the host's side: kernels, guests, machines, and the matrix of kernels and scenarios.
 
 pub mod accel;
-mod archive;
 pub mod channel;
 pub mod console;
 mod initramfs;

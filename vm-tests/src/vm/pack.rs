@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     command::run,
-    lab::database,
+    lab::{self, database},
     scenario::{Needs, Scenario, Story},
 };
 
@@ -63,7 +63,7 @@ pub fn fetch(scenarios: &[(&'static str, &'static Scenario)]) -> Result<()> {
             program::find(program).with_context(|| format!("scenario {name}"))?;
         }
         if scenario.needs.databases {
-            database::template()?;
+            lab::host_template()?;
         }
     }
     Ok(())
@@ -143,7 +143,7 @@ fn add_databases(contents: &mut Initramfs) -> Result<()> {
     for dir in ["english", "charsets"] {
         contents.tree(&share.join(dir), &share.join(dir))?;
     }
-    let template = database::template()?;
+    let template = lab::host_template()?;
     let name = template.file_name().context("the template has a name")?;
     contents.tree(&template, &Path::new(database::GUEST_CACHE).join(name))
 }

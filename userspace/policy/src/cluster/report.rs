@@ -46,6 +46,7 @@ impl Cluster {
             kinds.extend(maintenance_change(backend, &self.spec, self.active));
             kinds.extend(condition_changes(backend));
             kinds.extend(read_only_change(backend));
+            kinds.extend(version_change(backend));
             kinds.extend(impairment_change(backend));
         }
         kinds.extend(self.checks_change(now));
@@ -77,13 +78,28 @@ fn read_only_change(backend: &mut Backend) -> Option<EventKind> {
         .then_some(EventKind::ReadOnlyChanged { backend: backend.id, read_only })
 }
 
+fn version_change(backend: &mut Backend) -> Option<EventKind> {
+    let to = backend.facts.as_ref()?.version.clone();
+    if backend.reported.version.as_ref() == Some(&to) {
+        return None;
+    }
+    // The first one is no change.
+    let from = backend.reported.version.replace(to.clone())?;
+    Some(EventKind::VersionChanged { backend: backend.id, from, to })
+}
+
 fn impairment_change(backend: &mut Backend) -> Option<EventKind> {
     let impairment = backend.impairment().cloned();
     let cause = impairment.as_ref().map(|failure| failure.cause);
     let reported = mem::replace(&mut backend.reported.impaired, cause);
-    let failure = impairment.filter(|_| reported != cause)?;
-    let (cause, text) = (failure.cause, failure.text);
-    Some(EventKind::CheckImpaired { backend: backend.id, cause, text })
+    let backend = backend.id;
+    match impairment {
+        Some(CheckFailure { cause, text }) => {
+            (reported != Some(cause)).then_some(EventKind::CheckImpaired { backend, cause, text })
+        }
+        // One that is down by now can be judged, too.
+        None => reported.map(|_| EventKind::CheckRestored { backend }),
+    }
 }
 
 fn maintenance_change(
@@ -98,18 +114,23 @@ fn maintenance_change(
         .then_some(EventKind::MaintenanceChanged { backend: backend.id, reason })
 }
 
-/// Returns the conditions that can no longer be judged, or for another reason than before.
+/// Returns the conditions that can no longer be judged, or for another reason than before, and those that can be again.
 fn condition_changes(backend: &mut Backend) -> Vec<EventKind> {
     let impaired = backend.conditions.impaired();
     let impaired: Vec<_> = impaired.map(|(name, why)| (name.to_owned(), why.clone())).collect();
     let causes = impaired.iter().map(|(name, why)| (name.clone(), why.cause)).collect();
     let reported = mem::replace(&mut backend.reported.impaired_conditions, causes);
-    let news = impaired.into_iter().filter(|(name, why)| reported.get(name) != Some(&why.cause));
+    let restored = reported.keys().filter(|name| impaired.iter().all(|(other, _)| other != *name));
+    let backend = backend.id;
+    let restored =
+        restored.map(|name| EventKind::ConditionRestored { backend, name: name.clone() });
+    let news = impaired.iter().filter(|(name, why)| reported.get(name) != Some(&why.cause));
     news.map(|(name, CheckFailure { cause, text })| EventKind::ConditionImpaired {
-        backend: backend.id,
-        name,
-        cause,
-        text,
+        backend,
+        name: name.clone(),
+        cause: *cause,
+        text: text.clone(),
     })
+    .chain(restored)
     .collect()
 }

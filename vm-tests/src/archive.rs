@@ -29,7 +29,8 @@ pub(crate) struct Package {
 
 impl Archive {
     /// Fetches the package lists of `suites`.
-    pub(crate) fn open(root: &Path, suites: &[String]) -> Result<Self> {
+    pub(crate) fn open(root: &Path, suites: &[impl AsRef<str>]) -> Result<Self> {
+        let suites: Vec<&str> = suites.iter().map(AsRef::as_ref).collect();
         if !Path::new(KEYRING).exists() {
             bail!("{KEYRING} is missing; install the package debian-archive-keyring");
         }
@@ -47,7 +48,7 @@ impl Archive {
         )?;
         let archive = Self { root: root.to_owned() };
         run(archive.apt("apt-get").args(["update", "-qq"])).context(
-            "reading the package lists of Debian's archive; is the network up? Kernels that are cached need none",
+            "reading the package lists of Debian's archive; is the network up? What is cached needs none",
         )?;
         Ok(archive)
     }
@@ -70,6 +71,26 @@ impl Archive {
             .with_context(|| format!("downloading {}", wanted.join(", ")))?;
         for entry in fs::read_dir(&downloads)? {
             run(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(target))?;
+        }
+        fs::remove_dir_all(&downloads).context("removing the downloaded packages")
+    }
+
+    /// Downloads packages with all that they depend on and unpacks everything into `target`, as on a machine that has nothing.
+    pub(crate) fn unpack_with_dependencies(&self, packages: &[&str], target: &Path) -> Result<()> {
+        let downloads = target.join("downloads");
+        fs::create_dir_all(downloads.join("partial"))?;
+        run(self
+            .apt("apt-get")
+            .arg("-o")
+            .arg(format!("Dir::Cache::archives={}", downloads.display()))
+            .args(["install", "-qq", "--yes", "--download-only", "--no-install-recommends"])
+            .args(packages))
+        .with_context(|| format!("downloading {}", packages.join(", ")))?;
+        for entry in fs::read_dir(&downloads)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                run(Command::new("dpkg").arg("-x").arg(path).arg(target))?;
+            }
         }
         fs::remove_dir_all(&downloads).context("removing the downloaded packages")
     }

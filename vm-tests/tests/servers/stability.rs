@@ -1,0 +1,114 @@
+//! The daemon cannot do its work, or hears nothing: then it knows nothing, and nothing moves.
+
+use nix::sys::signal::{Signal, kill};
+
+use super::*;
+
+#[test]
+fn a_daemon_that_was_stopped_or_starved_takes_nobody_down() {
+    let world = World::start(lab(Flavour::MariaDb1011, 4));
+    let client = healthy_with_client(&world);
+    let (routes, before) = (world.routes(), world.last_event());
+    let pid = world.daemon.pid().unwrap();
+
+    kill(pid, Signal::SIGSTOP).unwrap();
+    thread::sleep(Duration::from_secs(10));
+    client.is_served();
+    kill(pid, Signal::SIGCONT).unwrap();
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "stopped for 10 s");
+    client.is_served();
+
+    // The least that the scheduler gives, beside programs that take all there is.
+    let renice =
+        std::process::Command::new("renice").args(["-n", "19", "-p"]).arg(pid.to_string()).status();
+    assert!(renice.unwrap().success());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let hogs: Vec<_> = (0..4 * thread::available_parallelism().unwrap().get())
+        .map(|_| {
+            let stop = std::sync::Arc::clone(&stop);
+            thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(10));
+    stop.store(true, Ordering::Relaxed);
+    for hog in hogs {
+        hog.join().unwrap();
+    }
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "starved for 10 s");
+    client.is_served();
+}
+
+#[test]
+fn when_every_check_fails_at_once_nothing_moves() {
+    let world = World::start(lab(Flavour::MariaDb1011, 4));
+    let client = healthy_with_client(&world);
+    let routes = world.routes();
+    let before = world.last_event();
+    let redirector = world.lab.ns("redirector");
+    let drop_checks = "add table inet fault; add chain inet fault output { type filter hook output priority 0; }; \
+                       add rule inet fault output tcp dport 3306 drop";
+    let nft = |commands: &str| {
+        assert!(redirector.command("nft").unwrap().arg(commands).status().unwrap().success());
+    };
+    nft(drop_checks);
+    wait_for("it is told", DETECTION + SLACK, || {
+        world.told("all_checks_failing", before).len() == 1
+    });
+    thread::sleep(3 * DETECTION);
+    // What the kernel forwards goes past the redirector's own stack.
+    client.is_served();
+    nothing_moved(&world, &routes, before, "all checks fail");
+    let checks = world.daemon.status().unwrap()["clusters"][0]["checks"].take();
+    assert!(checks.as_str().unwrap().contains("nothing is heard from any backend"), "{checks}");
+    nft("delete table inet fault");
+    wait_for("it is told", DETECTION + SLACK, || world.told("checks_answering", before).len() == 1);
+    thread::sleep(DETECTION);
+    nothing_moved(&world, &routes, before, "all checks failed for a while");
+    client.is_served();
+}
+
+fn nothing_moved(world: &World, routes: &Value, before: u64, what: &str) {
+    let events = world.daemon.events_after(before).unwrap();
+    assert_eq!(world.routes(), *routes, "{what}: {events:#?}");
+    let down = events.iter().find(|event| event["facts"]["health"] == "down");
+    assert_eq!(down, None, "{what}: {events:#?}");
+    assert_eq!(world.told("route_changed", before), [""; 0], "{what}");
+}
+
+/// A client with a connection to either VIP.
+struct Connected {
+    orders: std::sync::mpsc::Sender<()>,
+    answers: std::sync::mpsc::Receiver<(u32, u32)>,
+}
+
+impl Connected {
+    fn is_served(&self) {
+        self.orders.send(()).unwrap();
+        let answer = self.answers.recv_timeout(SLACK);
+        assert_eq!(answer, Ok((1, 2)), "connections are as they were");
+    }
+}
+
+fn healthy_with_client(world: &World) -> Connected {
+    wait_for("all is well", DETECTION + SLACK, || {
+        (1..=4).all(|number| world.reason(number) == "passing")
+    });
+    let (orders, inbox) = std::sync::mpsc::channel();
+    let (outbox, answers) = std::sync::mpsc::channel();
+    let work = move || {
+        let clients = [VIP_WRITE, VIP_READ].map(|vip| Client::new(vip).unwrap());
+        let mut sessions = clients.iter().map(|client| client.connect().unwrap());
+        let (mut writes, mut reads) = (sessions.next().unwrap(), sessions.next().unwrap());
+        while inbox.recv().is_ok() {
+            let ids = (writes.server_id().unwrap(), reads.server_id().unwrap());
+            outbox.send(ids).unwrap();
+        }
+    };
+    // It ends when nobody has orders any more.
+    drop(world.lab.ns("client1").spawn(work).unwrap());
+    let client = Connected { orders, answers };
+    client.is_served();
+    client
+}
