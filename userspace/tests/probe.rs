@@ -18,7 +18,7 @@ use nix::{
 use pairflip::check::{
     self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
 };
-use pairflip::config::{Applies, Galera, Login, Secret, SecretSource};
+use pairflip::config::{Applies, Login};
 use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
@@ -339,21 +339,8 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
     tokio::time::timeout(Duration::from_secs(1), task).await.expect("ends").expect("no panic");
 }
 
-fn account(user: &str, password: &str) -> Login {
-    Login {
-        user: user.to_owned(),
-        password: Secret::new(password),
-        source: SecretSource::Variable("UNUSED".to_owned()),
-        tls: None,
-        heartbeat: None,
-        gtid: false,
-        galera: Galera::Off,
-    }
-}
-
 fn prober(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Prober {
-    let login = account(user, password);
-    let keys = Keys::new(login, 0, mpsc::channel(1).0);
+    let keys = Keys::fixed(Login::plain(user, password));
     Prober::new(target, keys, Questions::none(Role::Replica), timeout)
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use pairflip::{
     check::keys::Notice,
-    config::{Comparison, Heartbeat, HostSecrets, SqlCheck},
+    config::{Comparison, Galera, Heartbeat, HostSecrets, SecretSource, SqlCheck},
 };
 use pairflip_policy::{About, Outcome};
 
@@ -196,7 +196,8 @@ async fn a_password_that_changed_in_its_file_is_found_when_the_old_one_is_denied
     let file = dir.path().join("password");
     fs::write(&file, "secret\n").expect("write");
     let (notices, mut told) = mpsc::channel(8);
-    let login = Login { source: SecretSource::File(file.clone()), ..account("checker", "secret") };
+    let login =
+        Login { source: SecretSource::File(file.clone()), ..Login::plain("checker", "secret") };
     let keys = Keys::new(login, 3, notices);
     let mut probers = [(); 2].map(|()| {
         Prober::new(server.address, keys.clone(), Questions::none(Role::Replica), TIMEOUT)
@@ -243,8 +244,9 @@ async fn a_reload_tries_the_new_password_out_at_once_and_keeps_the_old_one_if_it
     let dir = tempfile::tempdir().expect("dir");
     let file = dir.path().join("password");
     fs::write(&file, "secret\n").expect("write");
-    let login = Login { source: SecretSource::File(file.clone()), ..account("checker", "secret") };
-    let keys = Keys::new(login, 0, mpsc::channel(1).0);
+    let login =
+        Login { source: SecretSource::File(file.clone()), ..Login::plain("checker", "secret") };
+    let keys = Keys::fixed(login);
     let mut prober =
         Prober::new(server.address, keys.clone(), Questions::none(Role::Replica), TIMEOUT);
     answered(prober.probe().await);
@@ -285,7 +287,7 @@ fn beating(server: &Server, server_id: Option<u32>) -> Prober {
 }
 
 fn with_questions(server: &Server, questions: Questions) -> Prober {
-    let keys = Keys::new(account("checker", "secret"), 0, mpsc::channel(1).0);
+    let keys = Keys::fixed(Login::plain("checker", "secret"));
     Prober::new(server.address, keys, questions, TIMEOUT)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use pairflip::config::{self, HostSecrets, Tls, TlsFiles, TlsVerify};
+use pairflip::config::{self, HostSecrets, SecretSource, Tls, TlsFiles, TlsVerify};
 use pairflip_policy::CheckFailure;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -229,6 +229,6 @@ impl Certificates {
         fs::write(self.path("password"), "secret").expect("write");
         let source = SecretSource::File(self.path("password"));
         let tls = Some(Tls { verify, server_name, files, material });
-        Keys::new(Login { tls, source, ..account("checker", "secret") }, 0, mpsc::channel(1).0)
+        Keys::fixed(Login { tls, source, ..Login::plain("checker", "secret") })
     }
 }

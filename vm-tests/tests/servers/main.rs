@@ -16,8 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pairflip::check::mysql::Prober;
-use pairflip_policy::{Cause, CheckResult, Facts};
+use pairflip::{
+    check::{keys::Keys, mysql::Prober, questions::Questions},
+    config::Login,
+};
+use pairflip_policy::{Cause, CheckResult, Facts, Role};
 use pairflip_vm_tests::{
     Client, Daemon, Flavour, Fork, Lab, Options,
     lab::{
@@ -123,18 +126,24 @@ impl World {
     fn facts(&self, number: usize) -> Facts {
         match self.probe(number) {
             CheckResult::Answered(facts) => facts,
-            CheckResult::Failed(failure) => panic!("{failure:?}"),
+            other @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{other:?}"),
         }
     }
 }
 
 /// One probe of a server from the redirector's host, over a connection of its own.
 fn probe(lab: &Lab, number: usize) -> CheckResult {
+    probe_with(lab, number, Login::plain(CHECK_USER, CHECK_PASSWORD))
+}
+
+fn probe_with(lab: &Lab, number: usize, login: Login) -> CheckResult {
     let target = (lab.db(number).address, 3306).into();
     let probing = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            Prober::new(target, CHECK_USER, CHECK_PASSWORD, Duration::from_secs(5)).probe().await
+            let keys = Keys::fixed(login);
+            let questions = Questions::none(Role::Replica);
+            Prober::new(target, keys, questions, Duration::from_secs(5)).probe().await.result
         })
     };
     lab.ns("redirector").run(probing).unwrap()
