@@ -165,7 +165,7 @@ pub(crate) fn password(source: &SecretSource, secrets: &dyn Secrets) -> Result<S
 }
 
 /// Returns the certificates of these files as they are now, or what is wrong with them and what to do.
-pub(crate) fn certificates(files: &TlsFiles, secrets: &dyn Secrets) -> Result<TlsMaterial, String> {
+pub fn certificates(files: &TlsFiles, secrets: &dyn Secrets) -> Result<TlsMaterial, String> {
     tls::load(files, secrets)
         .map_err(|(key, fault)| format!("{key}: {}; {}", fault.problem, fault.remedy))
 }

@@ -177,6 +177,22 @@ pub struct Login {
     pub galera: Galera,
 }
 
+impl Login {
+    /// Returns an account that asks nothing beyond the first questions, over a plain connection.
+    pub fn plain(user: &str, password: &str) -> Self {
+        let password = Secret::new(password);
+        Self {
+            user: user.to_owned(),
+            source: SecretSource::Given(password.clone()),
+            password,
+            tls: None,
+            heartbeat: None,
+            gtid: false,
+            galera: Galera::Off,
+        }
+    }
+}
+
 /// `tls`: how the servers prove themselves, and we to them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tls {

@@ -216,6 +216,9 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::ConditionImpaired { backend: id, name, cause, text } => {
             format!("condition {name} of {} cannot be judged and stays as it was: {cause} ({text})", backend(*id))
         }
+        EventKind::ConditionRestored { backend: id, name } => {
+            format!("condition {name} of {} can be judged again", backend(*id))
+        }
         EventKind::MaintenanceChanged { backend: id, reason: Some(reason) } => {
             format!("{} gets no new connections: {reason}", backend(*id))
         }
