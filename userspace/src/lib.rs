@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod fence;
 pub mod http;
 pub mod journal;
 pub mod net;

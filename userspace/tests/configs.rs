@@ -133,6 +133,7 @@ fn the_reference_shows_every_key() {
         "snat_ports",
         "announce",
         "failover",
+        "failover_window",
         "no_backend",
         "user",
         "password_file",

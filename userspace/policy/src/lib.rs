@@ -26,6 +26,7 @@
 //!     slow_start: Duration::ZERO,
 //!     hold_off: Duration::ZERO,
 //!     drain: Drain::Finish,
+//!     failover: Failover::Manual,
 //!     routes: vec![RouteSpec {
 //!         id: RouteId(0), name: "writes".into(), access: Access::Write, min_replicas: 1,
 //!     }],
@@ -78,8 +79,10 @@
 //! - Every forwarded route of a table leads to one pair, and a table replaces all routes of its
 //!   cluster at once.
 //! - A table never forwards writes to a backend that was last seen read-only.
-//! - The active pair changes only when an operator asks; a returned pair gets nothing back by
-//!   itself.
+//! - The active pair changes only when an operator asks, or by a failover ([`Failover::Auto`], see
+//!   [`failover`]): never without `fall` failures in a row and a second observer, never to a pair that
+//!   has not applied what it received, never twice within the window. A returned pair gets nothing
+//!   back by itself.
 //! - A swap counts as done when [`Input::Applied`] says so, and a flip's swap follows its state
 //!   file.
 //! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
@@ -106,6 +109,7 @@
 mod backend;
 mod cluster;
 mod damping;
+pub mod failover;
 mod flip;
 pub mod health;
 pub mod ids;
@@ -118,24 +122,28 @@ mod routing;
 mod slow_start;
 pub mod view;
 
+pub use failover::{
+    CandidateFault, Failover, FailoverMemory, FailoverRefused, FailoverStage, LastFailover, Outlook,
+};
+pub use flip::FlipCause;
 pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Facts, Input, IoThread, LogPosition, PairSpec, PersistError,
-    Precondition, Restored, Role, RouteSpec, Upstream,
+    CheckResult, ClusterSpec, Drain, Facts, FenceError, FenceFault, Fenced, Input, IoThread,
+    LogPosition, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;
 pub use output::{
-    AdminRefused, EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable,
-    RouteTarget, Severity, Share,
+    AdminRefused, EndWhich, Event, EventKind, FenceReason, FlipDone, FlipRefused, Output, Pace,
+    RouteTable, RouteTarget, Severity, Share, UnfenceReason,
 };
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
     PersistReason, ReplicationFault, RouteReason,
 };
 pub use view::{
-    BackendView, ChecksState, ClusterView, FlipStage, FlipView, PairState, PairView, PolicyView,
-    RouteView,
+    BackendView, ChecksState, ClusterView, FailoverView, FlipStage, FlipView, PairState, PairView,
+    PolicyView, RouteView,
 };

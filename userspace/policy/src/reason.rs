@@ -231,6 +231,12 @@ pub enum ChangeReason {
         from: PairId,
         to: PairId,
     },
+    Failover {
+        from: PairId,
+        to: PairId,
+    },
+    /// A server was made writable or read-only by us.
+    Fence,
 }
 
 impl fmt::Display for ChangeReason {
@@ -243,6 +249,8 @@ impl fmt::Display for ChangeReason {
             Self::SlowStart => f.write_str("slow start of a replica"),
             Self::Admin => f.write_str("an admin state changed"),
             Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
+            Self::Failover { from, to } => write!(f, "failover from {from} to {to}"),
+            Self::Fence => f.write_str("a server was fenced or unfenced"),
         }
     }
 }
@@ -254,6 +262,8 @@ pub enum EndReason {
     BackendDown { cause: Cause },
     /// A flip with `drain = "cut"` left their pair.
     FlipCut { request: RequestId },
+    /// The same by a failover.
+    FailoverCut,
     /// An operator took their backend or pair out, and said so.
     TakenOut { admin: Admin },
 }
@@ -263,6 +273,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
             Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
+            Self::FailoverCut => f.write_str("failover with drain = cut"),
             Self::TakenOut { admin } => write!(f, "{} with drain = cut", admin.name()),
         }
     }
@@ -278,6 +289,10 @@ pub enum PersistReason {
     Flip { request: RequestId },
     /// A flip failed.
     FlipUndone,
+    /// A failover is about to swap.
+    Failover,
+    /// What is remembered of failovers changed, and the active pair did not.
+    FailoverMemory,
 }
 
 impl fmt::Display for PersistReason {
@@ -286,6 +301,8 @@ impl fmt::Display for PersistReason {
             Self::Reconcile => "the state file does not say what is in force",
             Self::Flip { .. } => "flip",
             Self::FlipUndone => "a flip was undone",
+            Self::Failover => "failover",
+            Self::FailoverMemory => "failover",
         })
     }
 }
@@ -322,6 +339,10 @@ pub enum IgnoredReason {
     },
     /// An answer to a write that is not under way.
     UnexpectedPersisted,
+    /// An answer of a server that was not asked to be fenced or unfenced.
+    UnexpectedFence {
+        backend: BackendId,
+    },
 }
 
 impl fmt::Display for IgnoredReason {
@@ -338,6 +359,9 @@ impl fmt::Display for IgnoredReason {
                 write!(f, "no swap to generation {generation} is under way")
             }
             Self::UnexpectedPersisted => f.write_str("no write of the state file is under way"),
+            Self::UnexpectedFence { backend } => {
+                write!(f, "{backend} was not asked to be fenced or unfenced")
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ const MYSQL_STATE_QUERY: &str = "SELECT @@global.read_only AS ro, @@global.serve
 /// How a server names replication. Found once per connection, since an upgrade ends every
 /// connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     MariaDb,
     /// MySQL before 8.0.22, which knows only the old words.
     MySqlOld,

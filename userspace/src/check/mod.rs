@@ -19,6 +19,8 @@ use tokio::{
 
 use mysql::Prober;
 
+pub(crate) use self::{cause::failure, dialect::Dialect};
+
 /// Probes one backend until nobody wants to know: the sender of `pace` or the receiver of `results`
 /// was dropped.
 ///

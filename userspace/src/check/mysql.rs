@@ -5,6 +5,7 @@
 //! that is under way is carried over to the next probe instead of being abandoned at every timeout.
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -39,6 +40,43 @@ const WAIT_TIMEOUT_S: usize = 28_800;
 
 type Login = Pin<Box<dyn Future<Output = mysql_async::Result<Conn>> + Send>>;
 
+/// Who asks.
+#[derive(Clone)]
+pub struct Account {
+    user: String,
+    password: String,
+}
+
+impl Account {
+    #[must_use]
+    pub fn new(user: &str, password: &str) -> Self {
+        Self { user: user.to_owned(), password: password.to_owned() }
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// How a server is connected to.
+pub(crate) fn opts(target: SocketAddr, account: &Account) -> Opts {
+    OptsBuilder::default()
+        .ip_or_hostname(target.ip().to_string())
+        .tcp_port(target.port())
+        .user(Some(&account.user))
+        .pass(Some(&account.password))
+        // On loopback the driver would change over to the server's unix socket and never see
+        // the port fail.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(KEEPALIVE))
+        .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
+        .wait_timeout(Some(WAIT_TIMEOUT_S))
+        .stmt_cache_size(0)
+        .into()
+}
+
 /// Asks one server, over one connection that it keeps.
 pub struct Prober {
     target: SocketAddr,
@@ -58,19 +96,8 @@ impl Prober {
     /// Does no I/O yet.
     #[must_use]
     pub fn new(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Self {
-        let opts = OptsBuilder::default()
-            .ip_or_hostname(target.ip().to_string())
-            .tcp_port(target.port())
-            .user(Some(user))
-            .pass(Some(password))
-            // On loopback the driver would change over to the server's unix socket and never see
-            // the port fail.
-            .prefer_socket(false)
-            .tcp_keepalive(Some(KEEPALIVE))
-            .max_allowed_packet(Some(ALLOWED_PACKET_MAX_BYTES))
-            .wait_timeout(Some(WAIT_TIMEOUT_S))
-            .stmt_cache_size(0);
-        Self { target, opts: opts.into(), timeout, link: Link::Closed }
+        let opts = opts(target, &Account::new(user, password));
+        Self { target, opts, timeout, link: Link::Closed }
     }
 
     /// Returns the server that is probed.
@@ -143,7 +170,10 @@ impl Prober {
 }
 
 /// Asks everything: two queries, one more on a new connection, and one more where there are no GTIDs.
-async fn ask(conn: &mut Conn, dialect: Option<Dialect>) -> Result<(Facts, Dialect), CheckFailure> {
+pub(crate) async fn ask(
+    conn: &mut Conn,
+    dialect: Option<Dialect>,
+) -> Result<(Facts, Dialect), CheckFailure> {
     let dialect = match dialect {
         Some(dialect) => dialect,
         None => {

@@ -39,7 +39,7 @@ pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Attach, Check, Cluster, Config, Daemon, Deny, DrainConfig, DrainMode,
-    Forwarding, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
+    Failover, Forwarding, Network, NoBackend, Pair, PortRange, Replica, Route, Timeouts,
 };
 pub use self::secret::{HostSecrets, Secret, SecretFault, Secrets};
 pub use self::value::Human;

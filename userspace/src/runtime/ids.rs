@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
-    Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec, Share,
+    Access, BackendId, ClusterId, ClusterSpec, Drain, Failover, PairId, PairSpec, RouteId,
+    RouteSpec, Share,
 };
 
 use crate::{
@@ -105,6 +106,10 @@ impl Ids {
                 // `Config::warnings` says so.
                 DrainMode::Finish | DrainMode::Idle => Drain::Finish,
                 DrainMode::Cut => Drain::Cut,
+            },
+            failover: match cluster.failover {
+                config::Failover::Manual => Failover::Manual,
+                config::Failover::Auto => Failover::Auto { window: cluster.failover_window },
             },
             routes: cluster
                 .routes

@@ -6,6 +6,7 @@
 mod admin;
 mod end;
 mod events;
+mod failover;
 mod flow_log;
 mod host;
 mod ids;
@@ -81,6 +82,8 @@ struct Runtime {
     last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
+    /// Where those who fence servers leave their answers.
+    fences: mpsc::Sender<Input>,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -100,7 +103,10 @@ enum Ended {
 pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     let mut parts = start::start(config).await?;
     let mut on_ready = Some(on_ready);
-    let ended = parts.runtime.serve(&mut parts.results, &mut parts.requests, &mut on_ready).await?;
+    let ended = parts
+        .runtime
+        .serve(&mut parts.results, &mut parts.fenced, &mut parts.requests, &mut on_ready)
+        .await?;
     // With nobody to ask any more the server ends by itself, after the answers that are on their way.
     drop(parts.requests);
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
@@ -132,6 +138,7 @@ impl Runtime {
     async fn serve(
         &mut self,
         results: &mut mpsc::Receiver<(BackendId, CheckResult)>,
+        fenced: &mut mpsc::Receiver<Input>,
         requests: &mut mpsc::Receiver<control::Request>,
         on_ready: &mut Option<impl FnOnce()>,
     ) -> Result<Ended> {
@@ -164,6 +171,7 @@ impl Runtime {
                         return Ok(ended);
                     }
                 }
+                Some(answer) = fenced.recv() => self.feed(answer),
                 Some((backend, result)) = results.recv() => {
                     self.flips.checked(backend);
                     self.feed(Input::Checked { backend, result });

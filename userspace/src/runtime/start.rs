@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use pairflip_policy::{BackendId, CheckResult, Moment, Policy};
+use pairflip_policy::{BackendId, CheckResult, Input, Moment, Policy};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -40,6 +40,8 @@ const QUEUE: usize = 256;
 pub(super) struct Parts {
     pub(super) runtime: Runtime,
     pub(super) results: mpsc::Receiver<(BackendId, CheckResult)>,
+    /// Answers of servers that were fenced or unfenced.
+    pub(super) fenced: mpsc::Receiver<Input>,
     pub(super) requests: mpsc::Receiver<control::Request>,
     /// The control socket's server.
     pub(super) server: JoinHandle<()>,
@@ -77,6 +79,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
+    let (fences, fenced) = mpsc::channel(QUEUE);
     let pacers = start_checks(&config, &ids, &result_sender);
     let mut runtime = Runtime {
         ids,
@@ -93,6 +96,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         last_ended: None,
         network,
         flips: super::PendingFlips::default(),
+        fences,
         announced: false,
         config,
     };
@@ -105,7 +109,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    Ok(Parts { runtime, results, requests, server })
+    Ok(Parts { runtime, results, fenced, requests, server })
 }
 
 fn load_options(config: &Config) -> LoadOptions {

@@ -48,6 +48,9 @@ impl Cluster {
             return self.event(EventKind::Ignored { reason }, now, outputs);
         }
         self.change_admin(target, setting, false, now, outputs);
+        if setting.admin == Admin::Ready {
+            self.readmit(target);
+        }
         self.advance(ChangeReason::Admin, now, outputs);
         if flows == Drain::Cut && setting.admin != Admin::Ready {
             // After the swap, so that who is cut finds the new routes.
