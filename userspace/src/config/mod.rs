@@ -43,9 +43,9 @@ pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Failback, Forwarding, Galera, Heartbeat, Hook, HttpCheck,
-    Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, StandbyReplicas,
-    TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Failover, Forwarding, Galera, Heartbeat, Hook,
+    HttpCheck, Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck,
+    StandbyReplicas, TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
 pub use self::secret::{HostSecrets, Secret, SecretFault, SecretSource, Secrets};

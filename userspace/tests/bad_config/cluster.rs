@@ -65,11 +65,19 @@ forwarding = "nat""#)],
     do you mean "snat"?"#,
     },
     Case {
-        name: "automatic failover",
+        name: "a kind of failover that does not exist",
         changes: &[(r#"name = "main""#, r#"name = "main"
-failover = "auto""#)],
-        errors: r#"bad.toml:6:12: cluster[main].failover: "auto" is not supported by this version
-    write "manual", and make another pair active with: pairflip flip --route-only"#,
+failover = "automatic""#)],
+        errors: r#"bad.toml:6:12: cluster[main].failover: "automatic" is not a known value
+    write one of "manual", "auto""#,
+    },
+    Case {
+        name: "a window that is none",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+failover = "auto"
+failover_window = "0s""#)],
+        errors: r#"bad.toml:7:19: cluster[main].failover_window: "0s" is too short
+    write a duration from 1s to 30d"#,
     },
     Case {
         name: "a SNAT address twice",
