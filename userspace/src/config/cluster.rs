@@ -168,6 +168,14 @@ fn read(
         census.add_snat_address(*address, place.clone());
     }
     census.judge_cluster(reader, mark, forwarding);
+    if failover == Some(Failover::Auto)
+        && check.as_ref().is_some_and(|check| check.login.is_none())
+        && let Some(field) = section.field("failover")
+    {
+        let problem = "needs a login: without one nobody sees what the standby has applied";
+        let remedy = "write failover = \"manual\", or remove mysql = false from [cluster.check] and give it an account";
+        reader.report(&field.place, Fault::new(problem, remedy));
+    }
     Some(Cluster {
         name: name?,
         forwarding: forwarding?,

@@ -276,4 +276,15 @@ hold_off = "1d""#)],
         errors: r#"bad.toml:6:12: cluster[main].hold_off: "1d" is too long
     write a duration from 0s to 1h"#,
     },
+    Case {
+        name: "automatic failover without a login",
+        changes: &[
+            ("name = \"main\"", "name = \"main\"\nfailover = \"auto\""),
+            (r#"user = "pairflip"
+password_file = "password""#, r#"mysql = false
+tcp = [{ name = "port" }]"#),
+        ],
+        errors: r#"bad.toml:6:12: cluster[main].failover: needs a login: without one nobody sees what the standby has applied
+    write failover = "manual", or remove mysql = false from [cluster.check] and give it an account"#,
+    },
 ];
