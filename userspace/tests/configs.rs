@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use pairflip::config::{
-    self, Access, Announce, Attach, Check, Config, Deny, DrainMode, Forwarding, INTERFACES_MAX,
-    NoBackend, PortRange, REPLICAS_MAX, Timeouts,
+    self, Access, Announce, Applies, Attach, Check, Comparison, Config, Deny, DrainMode,
+    Forwarding, INTERFACES_MAX, NoBackend, PortRange, REPLICAS_MAX, Timeouts,
 };
 use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
 use pairflip_policy::Severity;
@@ -111,7 +111,13 @@ fn the_reference_shows_the_defaults() {
     let mut reference = config::load_with(&path, &any_password).unwrap();
     // Only the second route is there for the example's sake.
     reference.clusters[0].routes.truncate(1);
-    assert_eq!(reference, parse(MINIMAL));
+    let minimal = parse(MINIMAL);
+    // They are different files, and name different ones.
+    reference.source = minimal.source.clone();
+    let source = minimal.clusters[0].check.login.as_ref().map(|login| login.source.clone());
+    let login = reference.clusters[0].check.login.as_mut().expect("a login");
+    login.source = source.expect("a login");
+    assert_eq!(reference, minimal);
 }
 
 #[test]
@@ -144,6 +150,22 @@ fn the_reference_shows_every_key() {
         "rise",
         "fall",
         "max_lag",
+        "mysql",
+        "heartbeat",
+        "gtid",
+        "galera",
+        "tls",
+        "query",
+        "op",
+        "value",
+        "port",
+        "method",
+        "path",
+        "host",
+        "pass",
+        "maintenance",
+        "command",
+        "role",
         "mode",
         "deadline",
         "half_open",
@@ -159,6 +181,8 @@ fn the_reference_shows_every_key() {
         "slow_start",
         "hold_off",
         "min_replicas",
+        "failback",
+        "standby_replicas",
         "command",
         "events",
         "severity",
@@ -190,6 +214,81 @@ fn the_reference_names_the_limits() {
     ] {
         assert!(text.contains(&limit), "{limit}");
     }
+}
+
+#[test]
+fn the_references_examples_of_checks_load() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pairflip.toml");
+    let text = fs::read_to_string(path).unwrap();
+    let is_example = |line: &str| {
+        let line = line.split(" = ").next().unwrap_or_default().trim_end();
+        line.starts_with("[[cluster.check.")
+            || [
+                "heartbeat",
+                "name",
+                "role",
+                "query",
+                "op",
+                "value",
+                "port",
+                "method",
+                "path",
+                "host",
+                "pass",
+                "maintenance",
+                "command",
+                "timeout",
+            ]
+            .contains(&line)
+    };
+    let lines = text.lines().map(|line| match line.strip_prefix("  #") {
+        Some(example) if is_example(example) => example,
+        Some(_) | None => line,
+    });
+    let check = &parse(&lines.collect::<Vec<_>>().join("\n")).clusters[0].check;
+    let names: Vec<_> = check.sql.iter().map(|check| (&check.name, check.role)).collect();
+    assert_eq!(names, [(&"not_rebuilding".to_owned(), Applies::Replica)]);
+    assert_eq!((check.sql[0].op, check.sql[0].value.as_str()), (Comparison::Equal, "0"));
+    assert_eq!(
+        (check.http[0].port, check.http[0].maintenance.as_slice()),
+        (9200, [404].as_slice())
+    );
+    assert_eq!(check.http[0].host.as_deref(), Some("db.example.com"));
+    assert_eq!(check.tcp[0].port, Some(33_062));
+    assert_eq!(check.exec[0].command, ["/usr/local/bin/no-backup-running", "--quick"]);
+    assert_eq!(check.exec[0].timeout, Duration::from_millis(300));
+    let heartbeat = check.login.as_ref().and_then(|login| login.heartbeat.clone()).unwrap();
+    assert_eq!((heartbeat.table.as_str(), heartbeat.utc), ("`percona`.`heartbeat`", true));
+}
+
+#[test]
+fn what_a_check_leaves_out_has_its_default() {
+    let kinds = "password_file = \"password\"\ntimeout = \"250ms\"
+[[cluster.check.sql]]\nname = \"a\"\nquery = \"SELECT 1\"\nvalue = true
+[[cluster.check.http]]\nname = \"b\"\nport = 9200\nmaintenance = []
+[[cluster.check.tcp]]\nname = \"c\"
+[[cluster.check.exec]]\nname = \"d\"\ncommand = [\"/bin/true\"]";
+    let check = &parse(&MINIMAL.replace("password_file = \"password\"", kinds)).clusters[0].check;
+    assert_eq!((check.sql[0].role, check.sql[0].op), (Applies::Any, Comparison::Equal));
+    assert_eq!(check.sql[0].value, "1");
+    let http = &check.http[0];
+    assert_eq!((http.method.as_str(), http.path.as_str(), &http.host), ("GET", "/", &None));
+    assert_eq!(
+        (http.pass.as_slice(), http.maintenance.as_slice()),
+        ([200].as_slice(), [].as_slice())
+    );
+    assert_eq!(check.tcp[0].port, None);
+    let timeouts =
+        [check.sql[0].timeout, http.timeout, check.tcp[0].timeout, check.exec[0].timeout];
+    assert_eq!(timeouts, [Duration::from_millis(250); 4]);
+}
+
+#[test]
+fn a_cluster_can_do_without_a_login() {
+    let account = "user = \"pairflip\"\npassword_file = \"password\"\n";
+    let without = "mysql = false\n[[cluster.check.tcp]]\nname = \"port\"\n";
+    let check = &parse(&MINIMAL.replace(account, without)).clusters[0].check;
+    assert_eq!((check.login.is_none(), check.tcp.len()), (true, 1));
 }
 
 #[test]

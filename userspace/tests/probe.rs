@@ -19,10 +19,19 @@ use nix::{
 use pairflip::check::{
     self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
 };
-use pairflip::config::{Applies, Galera, Login, Secret, SecretSource};
+use pairflip::config::{Applies, Login};
 use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role, Upstream};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
+
+#[path = "probe/additional.rs"]
+mod additional;
+#[path = "probe/commands.rs"]
+mod commands;
+#[path = "probe/login.rs"]
+mod login;
+#[path = "probe/tls.rs"]
+mod tls;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// How much later than `TIMEOUT` a probe may end on a busy test machine.
@@ -360,16 +369,7 @@ async fn probes_keep_their_pace_and_can_be_asked_for() {
 }
 
 fn prober(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Prober {
-    let login = Login {
-        user: user.to_owned(),
-        password: Secret::new(password),
-        source: SecretSource::Variable("UNUSED".to_owned()),
-        tls: None,
-        heartbeat: None,
-        gtid: false,
-        galera: Galera::Off,
-    };
-    let keys = Keys::new(login, 0, mpsc::channel(1).0);
+    let keys = Keys::fixed(Login::plain(user, password));
     Prober::new(target, keys, Questions::none(Role::Replica), timeout)
 }
 
@@ -450,11 +450,16 @@ struct Server {
     dir: TempDir,
     id: u32,
     address: SocketAddr,
+    options: Vec<String>,
     process: Child,
 }
 
 impl Server {
     async fn start(id: u32) -> Self {
+        Self::start_with(id, &[]).await
+    }
+
+    async fn start_with(id: u32, options: &[String]) -> Self {
         let dir = tempfile::Builder::new().prefix("pairflip-probe-").tempdir().expect("dir");
         let output = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--skip-test-db"])
@@ -469,8 +474,8 @@ impl Server {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let address = address(&free);
         drop(free);
-        let process = Self::spawn(&dir, id, address);
-        let server = Self { dir, id, address, process };
+        let process = Self::spawn(&dir, id, address, options);
+        let server = Self { dir, id, address, options: options.to_vec(), process };
         server.ready().await;
         for statement in [
             "CREATE DATABASE test",
@@ -486,12 +491,13 @@ impl Server {
         server
     }
 
-    fn spawn(dir: &TempDir, id: u32, address: SocketAddr) -> Child {
+    fn spawn(dir: &TempDir, id: u32, address: SocketAddr, options: &[String]) -> Child {
         let path = |name| dir.path().join(name).display().to_string();
         let log = File::create(dir.path().join("log")).expect("log");
         Command::new("mariadbd")
             .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1", "--log-bin"])
             .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M"])
+            .args(options)
             .arg(format!("--server-id={id}"))
             .arg(format!("--port={}", address.port()))
             .arg(format!("--datadir={}", path("data")))
@@ -547,7 +553,7 @@ impl Server {
     }
 
     async fn restart(&mut self) {
-        self.process = Self::spawn(&self.dir, self.id, self.address);
+        self.process = Self::spawn(&self.dir, self.id, self.address, &self.options);
         self.ready().await;
     }
 }

@@ -58,6 +58,35 @@ pub struct RouteSpec {
     pub access: Access,
     /// Read: with fewer fit replicas than this the primary serves as well.
     pub min_replicas: u32,
+    /// Read: what happens when replicas are fit again after the primary served in their place.
+    pub failback: Failback,
+    /// Read: whether replicas of standby pairs serve.
+    pub standby_replicas: StandbyReplicas,
+}
+
+/// How reads return from the primary to replicas that are fit again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Failback {
+    /// New flows go to replicas; those on the primary live on.
+    #[default]
+    NewConnections,
+    /// And those on the primary are ended.
+    Cut,
+    /// They do not, until an operator says so or another pair becomes active.
+    Off,
+}
+
+/// Whether a read route leads to replicas of pairs that are not active, too.
+///
+/// They have what the active primary wrote once it has gone through their own primary; so that has to replicate as
+/// well, and both lags count together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum StandbyReplicas {
+    #[default]
+    Never,
+    /// With fewer fit replicas in the active pair than `min_replicas`, before its primary does.
+    Fallback,
+    Always,
 }
 
 /// One pair as configured.

@@ -114,6 +114,8 @@ pub enum EndWhich {
     Backend(BackendId),
     /// Those to any backend of the pair.
     Pair(PairId),
+    /// Those of one route to the backend.
+    Route(RouteId, BackendId),
 }
 
 /// How often a backend is probed.
@@ -297,6 +299,11 @@ pub enum EventKind {
         cause: Cause,
         text: String,
     },
+    /// A condition can be judged again after [`EventKind::ConditionImpaired`].
+    ConditionRestored {
+        backend: BackendId,
+        name: String,
+    },
     /// A check says that a server is in maintenance, and why; `None`: no longer.
     MaintenanceChanged {
         backend: BackendId,
@@ -354,7 +361,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 19] = [
         "started",
         "health_changed",
         "fitness_changed",
@@ -363,6 +370,7 @@ impl EventKind {
         "check_impaired",
         "check_restored",
         "condition_impaired",
+        "condition_restored",
         "maintenance_changed",
         "all_checks_failing",
         "checks_answering",
@@ -387,6 +395,7 @@ impl EventKind {
             Self::CheckImpaired { .. } => "check_impaired",
             Self::CheckRestored { .. } => "check_restored",
             Self::ConditionImpaired { .. } => "condition_impaired",
+            Self::ConditionRestored { .. } => "condition_restored",
             Self::MaintenanceChanged { .. } => "maintenance_changed",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
@@ -412,6 +421,7 @@ impl EventKind {
             | Self::CheckImpaired { backend, .. }
             | Self::CheckRestored { backend }
             | Self::ConditionImpaired { backend, .. }
+            | Self::ConditionRestored { backend, .. }
             | Self::MaintenanceChanged { backend, .. }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
@@ -482,7 +492,8 @@ impl Event {
                 Admin::Ready => Severity::Info,
                 Admin::Drain | Admin::Maint => Severity::Warning,
             },
-            EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
+            EventKind::ConditionRestored { .. }
+            | EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,
             EventKind::CheckImpaired { .. }
             | EventKind::ConditionImpaired { .. }
             | EventKind::MaintenanceChanged { reason: Some(_), .. }

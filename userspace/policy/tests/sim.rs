@@ -727,6 +727,7 @@ impl World {
                 assert!(server.failures_own > 0, "ended by our own outage");
                 assert!(!self.is_all_silent(*cluster), "ended while all checks fail");
             }
+            Output::EndFlows { which: EndWhich::Route(..), .. } => panic!("failback does not cut"),
             Output::EndFlows { cluster, which: EndWhich::Pair(pair), .. } => {
                 let site = self.site(*cluster);
                 assert!(site.cut.remove(pair), "no flip with cut left {pair}");

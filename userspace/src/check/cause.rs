@@ -69,7 +69,8 @@ fn tls_text(error: &rustls::Error) -> String {
         Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
             "compare the clocks of this host and of the one that made the server's certificate"
         }
-        Tls::InvalidCertificate(Bad::UnknownIssuer) => {
+        // Authorities that were made anew have the names of the old ones.
+        Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "`ca_file` of [cluster.check] tls has not the CA that signed the server's certificate; add it there"
         }
         Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::config::{self, Login, SecretSource, Secrets, TlsFiles};
+use crate::config::{self, Login, Secrets, TlsFiles};
 
 /// What probers log in with.
 #[derive(Clone, Debug)]
@@ -46,6 +46,12 @@ impl Keys {
             cluster,
             notices,
         }
+    }
+
+    /// Keys that nobody is told about.
+    #[must_use]
+    pub fn fixed(login: Login) -> Self {
+        Self::new(login, 0, mpsc::channel(1).0)
     }
 
     /// Returns what to log in with now.
@@ -119,11 +125,11 @@ impl Keys {
 
 fn place(login: &Login, what: &str) -> String {
     let files = login.tls.as_ref().map(|tls| &tls.files);
-    match (what, &login.source, files) {
-        ("certificates", _, Some(TlsFiles { ca, cert, key })) => {
+    match (what, files) {
+        ("certificates", Some(TlsFiles { ca, cert, key })) => {
             let paths = [ca, cert, key].into_iter().flatten();
             paths.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
         }
-        (_, SecretSource::File(_) | SecretSource::Variable(_), _) => login.source.to_string(),
+        _ => login.source.to_string(),
     }
 }

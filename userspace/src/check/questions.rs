@@ -117,7 +117,7 @@ pub(super) async fn gtid(
             conn.query_first("SELECT @@GLOBAL.gtid_mode").await.map_err(|e| failure(&e))?
         }
     };
-    let rows: Vec<Vec<Cell>> = rows.iter().map(cells).collect();
+    let rows: Vec<_> = rows.iter().map(cells).collect();
     Ok(condition(GTID, About::Replication, gtid_outcome(mode.as_deref(), &rows)))
 }
 
@@ -326,6 +326,21 @@ mod tests {
         check("ON", "non-Primary", "4", Galera::SyncedOrDonor, lost);
         let none = galera_outcome(&BTreeMap::new(), Galera::Synced);
         assert_eq!(none.text(), "the server has no wsrep_ states: it is no Galera node");
+    }
+
+    #[test]
+    fn replication_of_mysql_goes_by_gtids_when_it_is_on_and_positions_are_automatic() {
+        let check = |mode, auto_position: &str, expected: &str| {
+            let cell = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+            let row = vec![cell("Channel_Name", "b"), cell("Auto_Position", auto_position)];
+            assert_eq!(gtid_outcome(Some(mode), &[row]).text(), expected);
+        };
+        check("ON", "1", "");
+        check("ON_PERMISSIVE", "1", "gtid_mode is ON_PERMISSIVE, expected ON");
+        let positions =
+            "replicates by positions, not by GTIDs (channel \"b\"): SOURCE_AUTO_POSITION = 1";
+        check("ON", "0", positions);
+        assert_eq!(gtid_outcome(Some("ON"), &[]), Outcome::Passed);
     }
 
     #[test]

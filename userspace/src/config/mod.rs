@@ -43,9 +43,9 @@ pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Forwarding, Galera, Heartbeat, Hook, HttpCheck, Login,
-    Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, TcpCheck, Timeouts, Tls,
-    TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Forwarding, Galera, Heartbeat, Hook, HttpCheck,
+    Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, StandbyReplicas,
+    TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
 pub use self::secret::{HostSecrets, Secret, SecretFault, SecretSource, Secrets};
@@ -165,7 +165,7 @@ pub(crate) fn password(source: &SecretSource, secrets: &dyn Secrets) -> Result<S
 }
 
 /// Returns the certificates of these files as they are now, or what is wrong with them and what to do.
-pub(crate) fn certificates(files: &TlsFiles, secrets: &dyn Secrets) -> Result<TlsMaterial, String> {
+pub fn certificates(files: &TlsFiles, secrets: &dyn Secrets) -> Result<TlsMaterial, String> {
     tls::load(files, secrets)
         .map_err(|(key, fault)| format!("{key}: {}; {}", fault.problem, fault.remedy))
 }

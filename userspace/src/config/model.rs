@@ -177,6 +177,22 @@ pub struct Login {
     pub galera: Galera,
 }
 
+impl Login {
+    /// Returns an account that asks nothing beyond the first questions, over a plain connection.
+    pub fn plain(user: &str, password: &str) -> Self {
+        let password = Secret::new(password);
+        Self {
+            user: user.to_owned(),
+            source: SecretSource::Given(password.clone()),
+            password,
+            tls: None,
+            heartbeat: None,
+            gtid: false,
+            galera: Galera::Off,
+        }
+    }
+}
+
 /// `tls`: how the servers prove themselves, and we to them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tls {
@@ -389,6 +405,10 @@ pub struct Route {
     pub access: Access,
     /// Of a read route: with fewer fit replicas than this the primary serves as well.
     pub min_replicas: u32,
+    /// Of a read route: what happens when replicas are fit again after the primary served in their place.
+    pub failback: Failback,
+    /// Of a read route: whether replicas of standby pairs serve.
+    pub standby_replicas: StandbyReplicas,
     /// Who may connect, without host bits and each once; empty means everybody.
     pub allow: Vec<Network>,
     /// What the others get.
@@ -402,6 +422,28 @@ pub enum Deny {
     Reset,
     /// Nothing: the VIP looks unused.
     Drop,
+}
+
+/// How reads return from the primary to replicas that are fit again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failback {
+    /// New connections go to replicas; those on the primary live on.
+    NewConnections,
+    /// Each of those is ended as soon as it is outside a transaction; see [`Config::warnings`].
+    Idle,
+    /// Those are ended at once.
+    Cut,
+    /// An operator has to say so.
+    Off,
+}
+
+/// Whether a read route leads to replicas of pairs that are not active, too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StandbyReplicas {
+    Never,
+    /// Where fewer than `min_replicas` of the active pair are fit.
+    Fallback,
+    Always,
 }
 
 /// What clients of a route do.
@@ -474,6 +516,14 @@ impl Cluster {
                  pair live until their clients close them; use mode = \"cut\" to end them at the \
                  flip",
                 self.name
+            ));
+        }
+        for route in self.routes.iter().filter(|route| route.failback == Failback::Idle) {
+            warnings.push(format!(
+                "cluster[{}].route[{}].failback: \"idle\" acts as \"new-connections\" in this \
+                 version: reads that went to the primary stay there until their clients close \
+                 them; use \"cut\" to end them",
+                self.name, route.name
             ));
         }
         warnings

@@ -48,6 +48,8 @@ impl fmt::Debug for Secret {
 pub enum SecretSource {
     File(PathBuf),
     Variable(String),
+    /// Nowhere: it did not come from a configuration.
+    Given(Secret),
 }
 
 impl fmt::Display for SecretSource {
@@ -55,6 +57,7 @@ impl fmt::Display for SecretSource {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Variable(name) => write!(f, "the environment variable {name}"),
+            Self::Given(_) => f.write_str("the program"),
         }
     }
 }
@@ -64,6 +67,7 @@ pub(super) fn read(source: &SecretSource, secrets: &dyn Secrets) -> Result<Secre
     match source {
         SecretSource::File(path) => from_file(path, secrets),
         SecretSource::Variable(name) => from_variable(name, secrets),
+        SecretSource::Given(secret) => Ok(secret.clone()),
     }
 }
 

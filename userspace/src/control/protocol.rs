@@ -105,8 +105,7 @@ pub struct BackendStatus {
     /// What was said about this backend; the stricter of it and its pair's counts.
     #[serde(default)]
     pub admin: AdminStatus,
-    /// `unknown`, `up`, `rising`, `falling`, `down` or, for a replica that is alive and not fit for
-    /// reads, `unfit`.
+    /// `unknown`, `up`, `rising`, `falling`, `down` or, for a backend that is alive and not fit for new connections, `unfit`.
     pub health: String,
     pub reason: String,
     /// `null` when the server does not replicate or cannot tell.
@@ -114,11 +113,26 @@ pub struct BackendStatus {
     /// As last seen; `null` before the first answer.
     pub read_only: Option<bool>,
     pub server_version: Option<String>,
+    /// Additional checks, and conditions of the login. Absent in answers of 0.1.
+    #[serde(default)]
+    pub conditions: Vec<ConditionStatus>,
     /// Flows past the handshake that are pinned to it.
     pub flows: u64,
     /// Since the maps were made. All 0 in answers of 0.1.
     #[serde(default)]
     pub traffic: TrafficStatus,
+}
+
+/// One condition of a backend.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConditionStatus {
+    pub name: String,
+    /// `unknown`, `up`, `rising`, `falling` or `down`: counted as a backend's health is.
+    pub health: String,
+    /// Of the last probe that asked: `passed`, `failed`, `maintenance`, or why it was not answered.
+    pub result: String,
+    /// What was found; empty for a pass.
+    pub text: String,
 }
 
 /// What went to a backend and what came from it.
@@ -539,6 +553,15 @@ pub(crate) mod example {
         }
     }
 
+    fn condition() -> ConditionStatus {
+        ConditionStatus {
+            name: "disk".into(),
+            health: "down".into(),
+            result: "failed".into(),
+            text: "exit code 1: disk full".into(),
+        }
+    }
+
     fn backend(
         ip: &str,
         role: &str,
@@ -557,6 +580,7 @@ pub(crate) mod example {
             lag_seconds,
             read_only,
             server_version: read_only.map(|_| "11.4.5-MariaDB".into()),
+            conditions: if ip == "10.0.1.21" { vec![condition()] } else { Vec::new() },
             flows,
             traffic: TrafficStatus {
                 connections: 2 * flows,

@@ -155,13 +155,14 @@ fn backends(text: &mut String, clusters: &[ClusterStatus]) {
         }
         samples
     };
-    let help = "1 while the backend is up and, as a replica, fit for reads.";
+    let help = "1 while the backend is up and fit for new connections.";
     // A falling backend is up until `fall` failures say otherwise.
     let up = per_backend(&|backend| flag(matches!(backend.health.as_str(), "up" | "falling")));
     metric(text, "pairflip_backend_up", "gauge", help, up);
     let ready = per_backend(&|backend| flag(backend.admin.state == AdminState::Ready));
     let help = "0 while an operator has taken the backend out (drain, maint); see also its pair.";
     metric(text, "pairflip_backend_ready", "gauge", help, ready);
+    conditions(text, clusters);
     let help = "1 when the server was last seen read-only; absent before its first answer.";
     let read_only = per_backend(&|backend| backend.read_only.and_then(flag));
     metric(text, "pairflip_backend_read_only", "gauge", help, read_only);
@@ -201,6 +202,27 @@ fn backends(text: &mut String, clusters: &[ClusterStatus]) {
         let samples = per_backend(&|backend| Some(value(&backend.traffic) as f64));
         metric(text, name, "counter", help, samples);
     }
+}
+
+/// Absent for backends without conditions.
+fn conditions(text: &mut String, clusters: &[ClusterStatus]) {
+    let mut samples = Vec::new();
+    for cluster in clusters {
+        for backend in cluster.pairs.iter().flat_map(|pair| &pair.backends) {
+            for condition in &backend.conditions {
+                let labels = labels(&[
+                    ("cluster", &cluster.name),
+                    ("backend", &backend.address),
+                    ("condition", &condition.name),
+                ]);
+                let is_out = condition.result == "maintenance";
+                let is_fit = matches!(condition.health.as_str(), "up" | "falling") && !is_out;
+                samples.push((labels, flag(is_fit)));
+            }
+        }
+    }
+    let help = "0 while the condition keeps new connections from the backend.";
+    metric(text, "pairflip_backend_condition_fit", "gauge", help, samples);
 }
 
 fn metric(
@@ -307,7 +329,7 @@ pairflip_route_connections_total{cluster="main",route="reads",outcome="opened"} 
 # HELP pairflip_route_weight The backend's part of the route's new connections, relative to the others'.
 # TYPE pairflip_route_weight gauge
 pairflip_route_weight{cluster="main",route="reads",backend="10.0.1.11:3306"} 100
-# HELP pairflip_backend_up 1 while the backend is up and, as a replica, fit for reads.
+# HELP pairflip_backend_up 1 while the backend is up and fit for new connections.
 # TYPE pairflip_backend_up gauge
 pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1
 pairflip_backend_up{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 0
@@ -319,6 +341,9 @@ pairflip_backend_ready{cluster="main",pair="pair1",backend="10.0.1.11:3306",role
 pairflip_backend_ready{cluster="main",pair="pair1",backend="10.0.1.12:3306",role="replica"} 0
 pairflip_backend_ready{cluster="main",pair="pair2",backend="10.0.1.21:3306",role="primary"} 1
 pairflip_backend_ready{cluster="main",pair="pair2",backend="10.0.1.22:3306",role="replica"} 1
+# HELP pairflip_backend_condition_fit 0 while the condition keeps new connections from the backend.
+# TYPE pairflip_backend_condition_fit gauge
+pairflip_backend_condition_fit{cluster="main",backend="10.0.1.21:3306",condition="disk"} 0
 # HELP pairflip_backend_read_only 1 when the server was last seen read-only; absent before its first answer.
 # TYPE pairflip_backend_read_only gauge
 pairflip_backend_read_only{cluster="main",pair="pair1",backend="10.0.1.11:3306",role="primary"} 1

@@ -10,8 +10,8 @@ use super::{Runtime, requests::internal};
 use crate::{
     config,
     control::protocol::{
-        ApiError, BackendStatus, ClusterStatus, DaemonStatus, InterfaceStatus, PairStatus,
-        RouteStatus, Status, TrafficStatus,
+        ApiError, BackendStatus, ClusterStatus, ConditionStatus, DaemonStatus, InterfaceStatus,
+        PairStatus, RouteStatus, Status, TrafficStatus,
     },
     control::render::{taken_out, with_weights},
     dataplane::FlowCounts,
@@ -145,6 +145,16 @@ fn backend(
         lag_seconds: view.lag.map(|lag| lag.as_secs_f64()),
         read_only: view.read_only,
         server_version: view.facts.as_ref().map(|facts| facts.version.clone()),
+        conditions: view
+            .conditions
+            .iter()
+            .map(|condition| ConditionStatus {
+                name: condition.name.clone(),
+                health: health_name(condition.health).to_owned(),
+                result: condition.outcome.name().to_owned(),
+                text: condition.outcome.text(),
+            })
+            .collect(),
         flows: counts.by_backend.get(&view.id.0).copied().unwrap_or(0),
         traffic: TrafficStatus {
             connections: traffic.connections,
@@ -215,6 +225,9 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         }
         EventKind::ConditionImpaired { backend: id, name, cause, text } => {
             format!("condition {name} of {} cannot be judged and stays as it was: {cause} ({text})", backend(*id))
+        }
+        EventKind::ConditionRestored { backend: id, name } => {
+            format!("condition {name} of {} can be judged again", backend(*id))
         }
         EventKind::MaintenanceChanged { backend: id, reason: Some(reason) } => {
             format!("{} gets no new connections: {reason}", backend(*id))

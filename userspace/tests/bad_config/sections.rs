@@ -149,8 +149,8 @@ colour = "red""#)],
         name: "failback",
         changes: &[(r#"name = "main""#, r#"name = "main"
 failback = "idle""#)],
-        errors: "bad.toml:6:1: cluster[main].failback: not supported by this version
-    remove it: new connections return to a replica as soon as it is fit",
+        errors: "bad.toml:6:1: cluster[main].failback: unknown key of [[cluster]]
+    it belongs to [[cluster.route]]",
     },
     Case {
         name: "another kind of check",

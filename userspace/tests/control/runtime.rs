@@ -285,6 +285,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
                     lag_seconds: None,
                     read_only: Some(false),
                     server_version: Some("11.4.5-MariaDB".into()),
+                    conditions: Vec::new(),
                     flows: 1,
                     traffic: pairflip::control::protocol::TrafficStatus::default(),
                 }],

@@ -1,6 +1,9 @@
 //! Logging in.
 
+use pairflip::config::{self, HostSecrets, Tls, TlsFiles, TlsVerify};
 use pairflip_vm_tests::lab::proxy::Proxy;
+
+use pairflip_policy::CheckFailure;
 
 use super::*;
 
@@ -33,5 +36,42 @@ fn a_wrong_password_is_denied_by_every_flavour() {
         let CheckResult::Failed(failure) = probe(&lab, 1) else { panic!("it let us in") };
         assert_eq!(failure.cause, Cause::AuthDenied, "{flavour:?}: {failure:?}");
         assert!(failure.text.contains("1045"), "{flavour:?}: {failure:?}");
+    }
+}
+
+#[test]
+fn mysql_is_verified_by_the_authority_that_it_made_for_itself() {
+    let lab = lab(Flavour::MySql97, 1);
+    let data = lab.db(1).sql("SELECT @@datadir").unwrap();
+    let own = TlsFiles { ca: Some(format!("{data}ca.pem").into()), ..TlsFiles::default() };
+    let public = TlsFiles::default();
+    let login = |files: &TlsFiles, verify| {
+        let files = files.clone();
+        let material = config::certificates(&files, &HostSecrets).unwrap();
+        let tls = Some(Tls { verify, server_name: None, files, material });
+        Login { tls, ..Login::plain(CHECK_USER, CHECK_PASSWORD) }
+    };
+    lab.db(1).sql("ALTER USER pairflip REQUIRE SSL").unwrap();
+    let denied = failure(probe(&lab, 1));
+    assert_eq!(denied.cause, Cause::AuthDenied, "{denied:?}");
+    // With a cold cache the password goes through TLS, without a key of the server's.
+    for _ in 0..2 {
+        lab.db(1).sql("FLUSH PRIVILEGES").unwrap();
+        let found = probe_with(&lab, 1, login(&own, TlsVerify::Ca));
+        assert!(matches!(found, CheckResult::Answered(_)), "{found:?}");
+    }
+    // Its certificate names nobody.
+    let nameless = failure(probe_with(&lab, 1, login(&own, TlsVerify::Name)));
+    assert_eq!(nameless.cause, Cause::Tls, "{nameless:?}");
+    assert!(nameless.text.contains("verify-ca"), "{nameless:?}");
+    let stranger = failure(probe_with(&lab, 1, login(&public, TlsVerify::Ca)));
+    assert_eq!(stranger.cause, Cause::Tls, "{stranger:?}");
+    assert!(stranger.text.contains("has not the CA"), "{stranger:?}");
+}
+
+fn failure(result: CheckResult) -> CheckFailure {
+    match result {
+        CheckResult::Failed(failure) => failure,
+        other @ (CheckResult::Answered(_) | CheckResult::Reached) => panic!("{other:?}"),
     }
 }

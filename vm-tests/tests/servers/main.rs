@@ -18,7 +18,7 @@ use std::{
 
 use pairflip::{
     check::{keys::Keys, mysql::Prober, questions::Questions},
-    config::{Galera, Login, Secret, SecretSource},
+    config::Login,
 };
 use pairflip_policy::{Cause, CheckResult, Facts, Role};
 use pairflip_vm_tests::{
@@ -133,20 +133,15 @@ impl World {
 
 /// One probe of a server from the redirector's host, over a connection of its own.
 fn probe(lab: &Lab, number: usize) -> CheckResult {
+    probe_with(lab, number, Login::plain(CHECK_USER, CHECK_PASSWORD))
+}
+
+fn probe_with(lab: &Lab, number: usize, login: Login) -> CheckResult {
     let target = (lab.db(number).address, 3306).into();
     let probing = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let login = Login {
-                user: CHECK_USER.to_owned(),
-                password: Secret::new(CHECK_PASSWORD),
-                source: SecretSource::Variable("UNUSED".to_owned()),
-                tls: None,
-                heartbeat: None,
-                gtid: false,
-                galera: Galera::Off,
-            };
-            let keys = Keys::new(login, 0, tokio::sync::mpsc::channel(1).0);
+            let keys = Keys::fixed(login);
             let questions = Questions::none(Role::Replica);
             Prober::new(target, keys, questions, Duration::from_secs(5)).probe().await.result
         })

@@ -118,18 +118,23 @@ fn maintenance_change(
         .then_some(EventKind::MaintenanceChanged { backend: backend.id, reason })
 }
 
-/// Returns the conditions that can no longer be judged, or for another reason than before.
+/// Returns the conditions that can no longer be judged, or for another reason than before, and those that can be again.
 fn condition_changes(backend: &mut Backend) -> Vec<EventKind> {
     let impaired = backend.conditions.impaired();
     let impaired: Vec<_> = impaired.map(|(name, why)| (name.to_owned(), why.clone())).collect();
     let causes = impaired.iter().map(|(name, why)| (name.clone(), why.cause)).collect();
     let reported = mem::replace(&mut backend.reported.impaired_conditions, causes);
-    let news = impaired.into_iter().filter(|(name, why)| reported.get(name) != Some(&why.cause));
+    let restored = reported.keys().filter(|name| impaired.iter().all(|(other, _)| other != *name));
+    let backend = backend.id;
+    let restored =
+        restored.map(|name| EventKind::ConditionRestored { backend, name: name.clone() });
+    let news = impaired.iter().filter(|(name, why)| reported.get(name) != Some(&why.cause));
     news.map(|(name, CheckFailure { cause, text })| EventKind::ConditionImpaired {
-        backend: backend.id,
-        name,
-        cause,
-        text,
+        backend,
+        name: name.clone(),
+        cause: *cause,
+        text: text.clone(),
     })
+    .chain(restored)
     .collect()
 }
