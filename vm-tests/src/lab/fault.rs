@@ -203,7 +203,8 @@ impl Target {
 /// What a configuration promises for a dead backend, as `pairflip check` says it.
 pub fn promise(lab: &Lab, daemon: &Daemon) -> Result<Duration> {
     let config = lab.dir().join("pairflip.toml");
-    let text = daemon.ctl(&["check", "--json", "--config", &config.display().to_string()])?;
+    let config = config.display().to_string();
+    let text = daemon.ctl(&["check", "--offline", "--json", "--config", &config])?;
     let summary: serde_json::Value = serde_json::from_str(&text).context("reading the summary")?;
     let seconds = summary["clusters"][0]["detection_seconds"].as_f64();
     Ok(Duration::from_secs_f64(seconds.context("the summary has a detection time")?))
