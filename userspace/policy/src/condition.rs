@@ -163,10 +163,10 @@ impl Conditions {
         }
     }
 
-    /// Makes all of them prove themselves anew, as of a server that was away.
+    /// Makes all of them prove themselves anew, as of a server that was away: a first pass is needed, or that they cannot be judged.
     pub(crate) fn distrust(&mut self) {
         for known in self.known.values_mut() {
-            known.health = Health::Down;
+            known.health = Health::NEW;
         }
     }
 

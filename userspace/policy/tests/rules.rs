@@ -230,9 +230,12 @@ fn a_condition_that_was_silent_everywhere_is_counted_anew() {
 
 #[test]
 fn a_server_that_comes_back_proves_its_conditions_anew() {
-    let back = "a1 down; a1 agent pass; a1 disk pass; a1 rw; a1 agent pass; ";
+    let back = "a1 down; a1 agent pass; a1 rw; a1 agent pass; ";
     check_judged(&format!("{back}a1 disk fail; a1 rw"), "");
+    check_judged(&format!("{back}a1 rw"), "");
     check_judged(&format!("{back}a1 disk pass; a1 rw"), "swap 3 pair#0 w=a1 r=a2");
+    // One that nobody can judge keeps nobody out.
+    check_judged(&format!("{back}a1 disk local; a1 rw"), "swap 3 pair#0 w=a1 r=a2");
 }
 
 #[test]
