@@ -358,6 +358,12 @@ impl Backend {
         if let Some((name, text)) = self.conditions.maintenance() {
             return BackendReason::Maintenance { name: name.into(), text: text.into() };
         }
+        // What keeps new flows away comes before what may do so soon.
+        let is_out = self.conditions.verdict(self.role) == Verdict::Down;
+        let replication = self.counted_replication_fault(spec).filter(|_| !is_out);
+        if let Some(fault) = replication {
+            return BackendReason::Replication(fault);
+        }
         if let Some((name, text)) = self.conditions.fault(self.role) {
             let is_unconfirmed = self.conditions.is_unconfirmed(name, spec.fall);
             let name = name.into();
@@ -371,6 +377,12 @@ impl Backend {
             return BackendReason::Impaired { cause: *cause, text: text.clone() };
         }
         self.lesser_reason(spec, active)
+    }
+
+    /// Returns what is wrong with a replica's replication by the last probe.
+    fn counted_replication_fault(&self, spec: &ClusterSpec) -> Option<ReplicationFault> {
+        let facts = self.facts.as_ref().filter(|_| self.failure.is_none())?;
+        (self.role == Role::Replica).then(|| replication_fault(facts, spec.max_lag)).flatten()
     }
 
     /// Returns why a backend is seen as it is whose checks were all answered.
@@ -412,7 +424,7 @@ impl Backend {
             fitness: self.overall_fitness(),
             conditions: self
                 .conditions
-                .view()
+                .view(self.role)
                 .map(|(name, health, outcome)| ConditionView {
                     name: name.into(),
                     health,

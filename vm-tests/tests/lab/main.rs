@@ -5,6 +5,7 @@
 
 mod admin;
 mod check;
+mod conditions;
 mod events;
 mod failure;
 mod flip;
