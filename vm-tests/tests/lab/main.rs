@@ -5,6 +5,7 @@
 
 mod admin;
 mod events;
+mod failover;
 mod failure;
 mod flip;
 mod lifecycle;
