@@ -191,16 +191,25 @@ impl Backend {
     }
 
     /// Remembers which channels are without a fault, for the day on which their source is gone.
+    ///
+    /// One that loses its source keeps what is remembered. Any other fault voids it: who stopped for a while has missed something,
+    /// whatever was seen before.
     fn note_sound(&mut self, facts: &Facts, now: Moment) {
-        self.sound.retain(|name, _| facts.replication.iter().any(|channel| channel.name == *name));
+        let mut before = std::mem::take(&mut self.sound);
         for channel in &facts.replication {
-            let Channel { name, io_running: true, sql_running: true, lag: Some(lag), upstream } =
-                channel
-            else {
-                continue;
+            let Channel { name, io_running, sql_running, lag, upstream } = channel;
+            let sound = match (io_running, sql_running, lag) {
+                (true, true, Some(lag)) => {
+                    Some(Sound { address: upstream.address.clone(), lag: *lag, at: now })
+                }
+                (false, true, _) if upstream.io_thread.may_have_lost_source() => {
+                    before.remove(name)
+                }
+                _ => None,
             };
-            let sound = Sound { address: upstream.address.clone(), lag: *lag, at: now };
-            self.sound.insert(name.clone(), sound);
+            if let Some(sound) = sound {
+                self.sound.insert(name.clone(), sound);
+            }
         }
     }
 

@@ -494,10 +494,9 @@ pub(crate) struct Sound {
 impl Sound {
     /// Returns whether it was seen about when its source was seen last.
     ///
-    /// Both are asked every `interval`, so that what is from before the source died is not older than that, and a probe's time.
-    /// Twice as much is given, for a loop that is busy.
+    /// Both are asked every `interval`, so the last time that both were well lies no further apart than that and a probe's time.
     fn is_recent(&self, source: &Backend, spec: &ClusterSpec) -> bool {
-        let slack = 2 * (spec.interval + spec.timeout);
+        let slack = spec.interval + spec.timeout;
         source.answered_at.is_some_and(|answered| self.at + slack >= answered)
     }
 }

@@ -314,6 +314,12 @@ impl IoThread {
         }
     }
 
+    /// Returns whether it has lost its source, or is about to find out.
+    #[must_use]
+    pub const fn may_have_lost_source(self) -> bool {
+        self.has_lost_source() || matches!(self, Self::Connecting { error: 0 })
+    }
+
     /// Returns the number of its last error; 0 for none.
     #[must_use]
     pub const fn error(self) -> u32 {

@@ -1,7 +1,7 @@
 //! The decisions of pairflip: facts and a clock reading in, actions out.
 //!
 //! Sans-IO: nothing here opens a socket, reads a clock, sleeps or calls back. The same machine runs
-//! in the daemon and in the deterministic simulation (`tests/sim.rs`).
+//! in the daemon and in the deterministic simulation (`tests/sim`).
 //!
 //! # Contract
 //!

@@ -227,7 +227,7 @@ impl World {
         assert_eq!(best.upstream.applied, Some(true), "it has not applied everything");
         assert!(best.sql_running, "it applies nothing");
         // It replicated well until then: seen by this daemon, or by the one that decided it.
-        let slack = 2 * (site.spec.interval + site.spec.timeout);
+        let slack = site.spec.interval + site.spec.timeout;
         let sound = new_told.sound.iter().find(|(source, ..)| *source == old);
         let is_sound = sound.zip(old_told.answered_at).is_some_and(|((_, at, lag), (_, last))| {
             *at + slack >= last && *lag <= site.spec.max_lag

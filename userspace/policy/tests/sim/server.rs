@@ -230,14 +230,16 @@ impl Server {
             told.answered_at = Some((tick, now));
             told.has_answered = true;
             for channel in &facts.replication {
-                let (true, true, Some(lag)) =
-                    (channel.io_running, channel.sql_running, channel.lag)
-                else {
-                    continue;
-                };
                 let source = BackendId(channel.upstream.server_id as u16 - 1);
-                told.sound.retain(|(known, ..)| *known != source);
-                told.sound.push((source, now, lag));
+                let is_sound = channel.io_running && channel.sql_running;
+                let is_lost = matches!(channel.upstream.io_thread, IoThread::Connecting { .. });
+                // Who only lost its source is as it was; who was stopped has missed something.
+                if is_sound || !is_lost || !channel.sql_running {
+                    told.sound.retain(|(known, ..)| *known != source);
+                }
+                if let (true, Some(lag)) = (is_sound, channel.lag) {
+                    told.sound.push((source, now, lag));
+                }
             }
         }
         if is_perfect(result, spec) && told.opinion == Some(Opinion::Passes) {
