@@ -41,6 +41,7 @@ use toml::de::DeTable;
 pub use self::cluster::REPLICAS_MAX;
 pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
+pub use self::hook::KEYS_REREAD;
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
     DrainConfig, DrainMode, ExecCheck, Failback, Failover, Forwarding, Galera, Heartbeat, Hook,
