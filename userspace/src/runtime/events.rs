@@ -24,7 +24,7 @@ impl Runtime {
         }
         let told = protocol::Event {
             number: self.journal.last() + 1,
-            time: format!("{:.3}", Timestamp::now()),
+            time: stamp(),
             cluster,
             kind: event.what.name().to_owned(),
             severity: event.severity().name().to_owned(),
@@ -42,7 +42,7 @@ impl Runtime {
         log(severity, cluster.as_deref().unwrap_or("-"), &notice.text);
         self.journal.append(protocol::Event {
             number: self.journal.last() + 1,
-            time: format!("{:.3}", Timestamp::now()),
+            time: stamp(),
             cluster,
             kind: "keys_reread".to_owned(),
             severity: severity.name().to_owned(),
@@ -78,6 +78,12 @@ impl Runtime {
         let events = self.journal.list(query.after, limit, cluster);
         Ok(Events { events, last: self.journal.last() })
     }
+}
+
+/// The time of day, for people.
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it")]
+fn stamp() -> String {
+    format!("{:.3}", Timestamp::now())
 }
 
 fn log(severity: Severity, cluster: &str, text: &str) {
