@@ -180,7 +180,9 @@ fn with_remedy(cause: Cause, text: String) -> String {
         Cause::TooManyConnections => "raise max_connections or find out who holds the connections",
         Cause::HostBlocked => {
             "on the server: FLUSH HOSTS (MySQL 8.0.23 and later: TRUNCATE TABLE \
-             performance_schema.host_cache)"
+             performance_schema.host_cache), and find out what connects from this host without \
+             logging in; with forwarding = \"snat\" clients come from here, so the server refuses \
+             their new connections as well"
         }
         Cause::UserLimit => {
             "raise the check account's limits (max_user_connections, MAX_*_PER_HOUR)"

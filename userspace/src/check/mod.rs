@@ -317,3 +317,41 @@ async fn wait(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_does_not_run_is_late() {
+        let starved = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // Nobody else gets to run meanwhile, as on a host that has no time for us.
+            std::thread::sleep(Duration::from_millis(500));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let ((), late) = with_lateness(starved).await;
+        assert!(late > Duration::from_millis(400), "{late:?}");
+    }
+
+    #[test]
+    fn a_late_process_takes_the_blame_for_timeouts_and_for_nothing_else() {
+        let failed = |cause| CheckFailure { cause, text: String::new() };
+        let unanswered = |cause| Condition {
+            name: String::new(),
+            about: About::Server,
+            outcome: Outcome::Unanswered(failed(cause)),
+        };
+        let mut probe = Probe {
+            result: CheckResult::Failed(failed(Cause::TimedOut)),
+            conditions: vec![unanswered(Cause::TimedOut), unanswered(Cause::Refused)],
+        };
+        probe.blame_ourselves(&failed(Cause::Starved));
+        assert_eq!(probe.result, CheckResult::Failed(failed(Cause::Starved)));
+        assert_eq!(probe.conditions, [unanswered(Cause::Starved), unanswered(Cause::Refused)]);
+        let mut probe =
+            Probe { result: CheckResult::Failed(failed(Cause::Refused)), conditions: Vec::new() };
+        probe.blame_ourselves(&failed(Cause::Starved));
+        assert_eq!(probe.result, CheckResult::Failed(failed(Cause::Refused)));
+    }
+}

@@ -102,6 +102,7 @@ pub(super) async fn ask(checker: &mut Checker) -> Result<Answer, CheckFailure> {
     })
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is compared with the servers' clocks")]
 fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

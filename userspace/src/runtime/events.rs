@@ -46,7 +46,7 @@ impl Runtime {
     ) {
         let told = protocol::Event {
             number: self.journal.last() + 1,
-            time: format!("{:.3}", Timestamp::now()),
+            time: stamp(),
             cluster,
             kind: kind.to_owned(),
             severity: severity.name().to_owned(),
@@ -84,6 +84,12 @@ impl Runtime {
         let events = self.journal.list(query.after, limit, cluster);
         Ok(Events { events, last: self.journal.last() })
     }
+}
+
+/// The time of day, for people.
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it")]
+fn stamp() -> String {
+    format!("{:.3}", Timestamp::now())
 }
 
 fn log(severity: Severity, cluster: &str, text: &str) {

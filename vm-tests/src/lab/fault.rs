@@ -157,7 +157,9 @@ impl Target {
             .last()
             .map_or(0, |event| event["number"].as_u64().unwrap_or_default());
         let address = self.address(lab);
-        let (since, waiting) = (Timestamp::now(), Instant::now());
+        #[expect(clippy::disallowed_methods, reason = "the journal has times of day")]
+        let since = Timestamp::now();
+        let waiting = Instant::now();
         self.begin(lab, fault)?;
         loop {
             let events = daemon.events_after(before)?;

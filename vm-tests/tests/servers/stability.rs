@@ -90,6 +90,25 @@ fn when_every_check_fails_at_once_nothing_moves() {
     client.is_served();
 }
 
+#[test]
+fn a_link_to_the_servers_that_goes_down_and_up_moves_nothing() {
+    let world = World::start(lab_with(|options| Options { topology: Topology::TwoArm, ..options }));
+    let client = healthy_with_client(&world);
+    let (routes, before) = (world.routes(), world.last_event());
+    let redirector = world.lab.ns("redirector");
+    redirector.ip("link set eth1 down").unwrap();
+    wait_for("it is told", DETECTION + SLACK, || {
+        world.told("all_checks_failing", before).len() == 1
+    });
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "the link is down");
+    redirector.ip("link set eth1 up").unwrap();
+    wait_for("it is told", DETECTION + SLACK, || world.told("checks_answering", before).len() == 1);
+    client.is_served();
+    thread::sleep(DETECTION);
+    nothing_moved(&world, &routes, before, "the link was down");
+}
+
 fn nothing_moved(world: &World, routes: &Value, before: u64, what: &str) {
     let events = world.daemon.events_after(before).unwrap();
     assert_eq!(world.routes(), *routes, "{what}: {events:#?}");
