@@ -225,6 +225,7 @@ fn what_failed_stays_out_until_an_operator_says_that_it_is_well() {
     let mut world = World::new(2);
     world.steps(&format!("{HEALTHY}{DEAD}b lost; wait 3600000; b rw; a ok-b; a ok-b"));
     assert_eq!(world.view().active, PairId(1));
+    world.steps("restart; b rw; a ok-b; a ok-b");
     let out = "b refused; b refused; b refused; a lost-b; a lost-b";
     world.steps(out);
     assert!(
@@ -377,6 +378,13 @@ fn a_daemon_that_dies_after_the_swap_unfences_only_beside_a_dead_primary() {
     world.steps("wait 61000; restart; b lost; b2 ok; a refused; a refused; a refused; b lost");
     assert_eq!(world.unfences(), 1);
     assert!(world.status().contains("too long ago"), "{}", world.status());
+
+    // With the kernel's tables gone, not before they are there again.
+    let mut world = died();
+    world.steps("reboot; swaps hang; b lost; b2 ok; a refused; a refused; a refused; b lost");
+    assert_eq!(world.unfences(), 1);
+    world.steps("swaps work");
+    assert_eq!(world.unfences(), 2);
 
     // It had been done.
     let mut world = died();
@@ -545,6 +553,10 @@ impl World {
                 self.drain();
             }
             ["restart"] => self.restart(),
+            ["reboot"] => {
+                self.kernel = None;
+                self.restart();
+            }
             ["flip", pair] => {
                 self.requests += 1;
                 self.feed(Input::Flip {

@@ -245,7 +245,7 @@ impl World {
                 && it.sql_running
                 && other.answered_at.is_some_and(|(at, _)| at > dead_since)
                 && other.failures == 0
-                && other.passes >= site.spec.rise
+                && other.answers >= site.spec.rise
                 && other.sound.iter().any(|(source, at, lag)| {
                     *source == old
                         && old_told.answered_at.is_some_and(|(_, last)| *at + slack >= last)

@@ -75,7 +75,8 @@ pub(crate) struct Told {
     pub(crate) last_is_silent: bool,
     /// Those failures in a row that need no witness.
     pub(crate) refusals: u32,
-    /// Perfect answers in a row.
+    /// Answers in a row, and perfect ones.
+    pub(crate) answers: u32,
     pub(crate) passes: u32,
     /// Since when they are enough for a replica to be fit, whatever was before.
     pub(crate) fit_since: Option<Moment>,
@@ -225,6 +226,10 @@ impl Server {
                 told.enough_at = None;
             }
         }
+        told.answers = match result {
+            CheckResult::Answered(_) => told.answers + 1,
+            CheckResult::Failed(_) => 0,
+        };
         if let CheckResult::Answered(facts) = result {
             told.read_only = Some(facts.read_only);
             told.answered_at = Some((tick, now));
