@@ -11,6 +11,7 @@ use pairflip::config::{
     Forwarding, INTERFACES_MAX, NoBackend, PortRange, REPLICAS_MAX, Timeouts,
 };
 use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRESSES_MAX};
+use pairflip_policy::Severity;
 
 /// The least that a configuration can be.
 const MINIMAL: &str = r#"
@@ -180,6 +181,12 @@ fn the_reference_shows_every_key() {
         "slow_start",
         "hold_off",
         "min_replicas",
+        "failback",
+        "standby_replicas",
+        "command",
+        "events",
+        "severity",
+        "clusters",
     ] {
         let shown = text.lines().any(|line| {
             // A line of its own, or a part of `{ address = ..., weight = ... }`.
@@ -448,4 +455,31 @@ fn password_of(config: &Config) -> &str {
 
 fn any_password(_: &Path) -> io::Result<String> {
     Ok("secret".to_owned())
+}
+
+#[test]
+fn a_hook_says_what_it_wants_to_be_told() {
+    let text = format!(
+        r#"
+{MINIMAL}
+[[hook]]
+name = "pager"
+command = ["/etc/pairflip/notify", "--team", "dba"]
+events = ["flip_done", "route_changed"]
+severity = "warning"
+clusters = ["main"]
+timeout = "30s"
+[[hook]]
+name = "all"
+command = ["/bin/true"]
+"#
+    );
+    let config = parse(&text);
+    let [pager, all] = &config.hooks[..] else { panic!("two hooks") };
+    assert_eq!(pager.command, ["/etc/pairflip/notify", "--team", "dba"]);
+    assert_eq!(pager.events, ["flip_done", "route_changed"]);
+    assert_eq!((pager.severity, pager.timeout), (Severity::Warning, Duration::from_secs(30)));
+    assert_eq!(pager.clusters, ["main"]);
+    assert_eq!((all.severity, all.timeout), (Severity::Info, Duration::from_secs(10)));
+    assert!(all.events.is_empty() && all.clusters.is_empty());
 }

@@ -1,6 +1,7 @@
 //! The prober against real MariaDB servers, and against things that are none.
 
 use std::{
+    cmp::Ordering,
     fs::File,
     io::{Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -19,7 +20,7 @@ use pairflip::check::{
     self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
 };
 use pairflip::config::{Applies, Login};
-use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role};
+use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role, Upstream};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -157,24 +158,24 @@ async fn replication_is_reported_per_channel() {
          MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1"
     );
     replica.sql(&format!("CHANGE MASTER TO {source}")).await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", false, false, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", false, false, None)]);
 
     replica.sql("START SLAVE").await;
     let running = channel("", true, true, Some(0));
     eventually(&mut prober, std::slice::from_ref(&running)).await;
 
     replica.sql("STOP SLAVE IO_THREAD").await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", false, true, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", false, true, None)]);
     replica.sql("START SLAVE IO_THREAD").await;
     eventually(&mut prober, std::slice::from_ref(&running)).await;
     replica.sql("STOP SLAVE SQL_THREAD").await;
-    assert_eq!(answered(prober.probe().await).replication, [channel("", true, false, None)]);
+    assert_eq!(channels(prober.probe().await), [channel("", true, false, None)]);
     replica.sql("START SLAVE SQL_THREAD").await;
     eventually(&mut prober, std::slice::from_ref(&running)).await;
 
     // A second, named source that cannot be reached.
     replica.sql("CHANGE MASTER 'other' TO MASTER_HOST = '127.0.0.1', MASTER_PORT = 1").await;
-    let found = answered(prober.probe().await).replication;
+    let found = channels(prober.probe().await);
     assert_eq!(found, [running, channel("other", false, false, None)]);
     replica.sql("RESET SLAVE 'other' ALL").await;
 
@@ -186,13 +187,41 @@ async fn replication_is_reported_per_channel() {
     }
     primary.sql("INSERT INTO test.t VALUES (1)").await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    let lag = answered(prober.probe().await).replication[0].lag.expect("lag");
-    assert!(lag >= Duration::from_secs(1), "{lag:?}");
+    let behind = answered(prober.probe().await).replication.remove(0);
+    assert!(behind.lag.expect("lag") >= Duration::from_secs(1), "{behind:?}");
+    assert_eq!(behind.upstream.applied, Some(false), "{behind:?}");
 
     // The primary dies: the IO thread retries, which is not running.
-    holder.query_drop("UNLOCK TABLES").await.expect("unlock");
     drop(primary);
     eventually(&mut prober, &[channel("", false, true, None)]).await;
+    let started = Instant::now();
+    let upstream = |facts: &Facts| facts.replication[0].upstream.clone();
+    let lost = loop {
+        let facts = answered(prober.probe().await);
+        if upstream(&facts).io_thread.has_lost_source() {
+            break upstream(&facts);
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{facts:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((lost.server_id, lost.applied), (11, Some(false)), "{lost:?}");
+    assert_eq!(lost.address, format!("127.0.0.1:{port}"));
+    let before = lost.executed.expect("a place in the primary's log");
+    holder.query_drop("UNLOCK TABLES").await.expect("unlock");
+    let started = Instant::now();
+    let caught_up = loop {
+        let facts = answered(prober.probe().await);
+        if upstream(&facts).applied == Some(true) {
+            break facts;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{facts:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let after = upstream(&caught_up).executed.expect("a place in the primary's log");
+    assert_eq!(after.compare(&before), Some(Ordering::Greater), "{after} after {before}");
+    // This one does not log what it copies, so its own log is empty and named by its place.
+    let position = caught_up.position.expect("a position");
+    assert!(position.contains("-bin.000001:"), "{position}");
 }
 
 #[tokio::test]
@@ -351,6 +380,13 @@ fn answered(probe: Probe) -> Facts {
     }
 }
 
+/// The channels as far as reads go.
+fn channels(probe: Probe) -> Vec<Channel> {
+    let mut channels = answered(probe).replication;
+    channels.iter_mut().for_each(|channel| channel.upstream = Upstream::default());
+    channels
+}
+
 fn failed(probe: Probe) -> Cause {
     match probe.result {
         CheckResult::Failed(failure) => failure.cause,
@@ -361,7 +397,7 @@ fn failed(probe: Probe) -> Cause {
 async fn eventually(prober: &mut Prober, expected: &[Channel]) {
     let started = Instant::now();
     loop {
-        let found = answered(prober.probe().await).replication;
+        let found = channels(prober.probe().await);
         if found == expected {
             return;
         }
@@ -372,7 +408,7 @@ async fn eventually(prober: &mut Prober, expected: &[Channel]) {
 
 fn channel(name: &str, io_running: bool, sql_running: bool, lag_s: Option<u64>) -> Channel {
     let lag = lag_s.map(Duration::from_secs);
-    Channel { name: name.into(), io_running, sql_running, lag }
+    Channel { name: name.into(), io_running, sql_running, lag, ..Channel::default() }
 }
 
 /// Probes a server that says `bytes` whatever it hears, then closes.
@@ -444,7 +480,7 @@ impl Server {
         for statement in [
             "CREATE DATABASE test",
             "CREATE USER checker@'%' IDENTIFIED BY 'secret'",
-            "GRANT SLAVE MONITOR ON *.* TO checker@'%'",
+            "GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO checker@'%'",
             "CREATE USER repl@'%' IDENTIFIED BY 'secret'",
             "GRANT REPLICATION SLAVE ON *.* TO repl@'%'",
             // What was set up here is no part of what replicas are to copy.

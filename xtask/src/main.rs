@@ -2,6 +2,7 @@
 
 mod build;
 mod ci;
+mod detection;
 mod lab;
 mod run;
 mod setup;
@@ -15,6 +16,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use pairflip_vm_tests::Flavour;
 
 /// Builds, runs and tests pairflip. Each command installs what it needs and says what it installs.
 #[derive(Parser)]
@@ -26,7 +28,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what building and testing need: a compiler for BPF, bpf-linker, MariaDB, network tools and QEMU.
+    /// Installs what building and testing need: a compiler for BPF, bpf-linker, MariaDB, network tools and
+    /// QEMU; fetches MariaDB 11.8 and MySQL 9.7 for the tests.
     Setup,
     /// Builds target/release/pairflipd and target/release/pairflip.
     Build,
@@ -36,7 +39,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// The lab by itself: two clients, the redirector's host and four MariaDB servers in network namespaces.
+    /// The lab by itself: two clients, the redirector's host and four database servers in network namespaces.
     #[command(subcommand)]
     Lab(lab::Command),
     /// Runs all tests: unit, property and simulation tests, packets through the kernel, real servers in namespaces.
@@ -58,6 +61,15 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Time from a fault of a server to the daemon's verdict, beside what the configuration promises. Some ten minutes.
+    Detection {
+        /// How often each fault happens to each role; at least 2.
+        #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
+        count: usize,
+        /// The database servers: mariadb-10.11 (the host's own), mariadb-11.8 or mysql-9.7.
+        #[arg(long, default_value = Flavour::default().name(), value_parser = Flavour::from_name)]
+        servers: Flavour,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +86,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::vm(&arguments),
         Command::Ci => ci::ci(),
         Command::Bench(Bench::Packet { json }) => bench_packet(json),
+        Command::Bench(Bench::Detection { count, servers }) => detection::bench(count, servers),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,16 +19,17 @@ pub(crate) enum For {
 }
 
 /// A program of the lab and the Debian package that has it.
-const LAB_PROGRAMS: [(&str, &str); 5] = [
+const LAB_PROGRAMS: [(&str, &str); 6] = [
     ("mariadbd", "mariadb-server-core"),
     ("mariadb", "mariadb-client-core"),
     ("mariadb-install-db", "mariadb-server-core"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("nft", "nftables"),
 ];
 
 /// A program or file that virtual machines need, or that is copied into them.
-const MACHINE_PROGRAMS: [(&str, &str); 10] = [
+const MACHINE_PROGRAMS: [(&str, &str); 9] = [
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
@@ -37,7 +38,6 @@ const MACHINE_PROGRAMS: [(&str, &str); 10] = [
     ("xz", "xz-utils"),
     ("strip", "binutils"),
     ("mkfs.ext4", "e2fsprogs"),
-    ("nft", "nftables"),
     ("ipvsadm", "ipvsadm"),
 ];
 

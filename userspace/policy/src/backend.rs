@@ -27,7 +27,7 @@ pub(crate) struct Backend {
     /// The stricter of what was said about it and about its pair.
     pub(crate) admin: Admin,
     pub(crate) health: Health,
-    /// Of its replication; counted for replicas only.
+    /// Of its replication. For a primary it counts only while its pair is on standby, and only for what passes through it.
     pub(crate) fitness: Health,
     pub(crate) conditions: Conditions,
     /// Of replicas only; a primary is always warm.
@@ -115,12 +115,10 @@ impl Backend {
             CheckResult::Answered(facts) => {
                 self.health = self.health.passed(spec.rise);
                 self.silent_since = None;
-                if self.role == Role::Replica {
-                    self.fitness = match replication_fault(&facts, spec.max_lag) {
-                        None => self.fitness.passed(spec.rise),
-                        Some(_) => self.fitness.failed().convicted(spec.fall),
-                    };
-                }
+                self.fitness = match replication_fault(&facts, spec.max_lag) {
+                    None => self.fitness.passed(spec.rise),
+                    Some(_) => self.fitness.failed().convicted(spec.fall),
+                };
                 self.facts = Some(facts);
                 self.is_unasked = false;
                 self.failure = None;
@@ -230,6 +228,15 @@ impl Backend {
             Verdict::None
         } else {
             Verdict::Up
+        }
+    }
+
+    /// Returns whether it follows its source, as a replica or as the primary of a standby pair.
+    pub(crate) fn replica_verdict(&self) -> Verdict {
+        match (self.health.verdict(), self.fitness.verdict()) {
+            (Verdict::Down, _) | (_, Verdict::Down) => Verdict::Down,
+            (Verdict::Up, Verdict::Up) => Verdict::Up,
+            (Verdict::None, _) | (_, Verdict::None) => Verdict::None,
         }
     }
 
@@ -445,9 +452,10 @@ mod tests {
                 io_running,
                 sql_running,
                 lag: lag.map(Duration::from_secs),
+                ..Channel::default()
             })
             .collect();
-        let facts = Facts { read_only: true, server_id: 1, version: String::new(), replication };
+        let facts = Facts { read_only: true, replication, ..Facts::default() };
         assert_eq!(replication_fault(&facts, Duration::from_secs(10)), expected);
     }
 }

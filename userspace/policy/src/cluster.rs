@@ -12,6 +12,7 @@
 //! | flip persisting | `Persisted` failed | refused; the state file is written back | flip undone |
 //! | flip swapping | `Applied` ok | the other pair is active; `cut` ends the old one's flows | flip |
 //! | flip swapping | `Applied` failed | refused; the state file is written back | flip undone |
+//! | reads on the primary | replicas are fit again | swap; `failback` says whether, and what becomes of the flows there | checked |
 //! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
@@ -31,13 +32,13 @@ use crate::{
     flip::{self, Flip},
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
-        Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, PairSpec,
-        PersistError, Precondition, Role,
+        Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, Failback,
+        PairSpec, PersistError, Precondition, Role, RouteSpec,
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
     reason::{ChangeReason, EndReason, FlipWarning, IgnoredReason, PersistReason, RouteReason},
-    routing::Backends,
+    routing::{self, Backends},
     view::{ChecksState, FlipStage},
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Cluster {
     table: Option<RouteTable>,
     /// What the kernel forwarded each route to at the start; empty from the first flip on.
     presumed: Vec<Vec<BackendId>>,
+    /// An operator let reads return that `failback = "off"` keeps on the primary.
+    may_fail_back: bool,
     /// What operators said; who is not here is ready.
     admin: BTreeMap<AdminTarget, AdminSetting>,
     swap: Swap,
@@ -110,6 +113,7 @@ impl Cluster {
             generation,
             table,
             presumed,
+            may_fail_back: false,
             admin,
             swap: Swap::default(),
             state_file: StateFile {
@@ -293,11 +297,38 @@ impl Cluster {
             };
             self.event(what, now, outputs);
         }
+        if let Some(old) = old.filter(|old| old.active == table.active) {
+            self.fail_back(&old, &table, outputs);
+        }
         self.table = Some(table);
+    }
+
+    /// Takes note of reads that went back from the primary to replicas, and ends what stayed there if that is wanted.
+    fn fail_back(&mut self, old: &RouteTable, new: &RouteTable, outputs: &mut Outputs) {
+        let pair = self.pair(old.active);
+        let primary = pair.primary;
+        let returned = |route: &&RouteSpec| {
+            let index = usize::from(route.id.0);
+            routing::is_fallback(&old.routes[index], route, pair)
+                && !new.routes[index].shares().is_empty()
+                && new.routes[index].backends().all(|backend| backend != primary)
+        };
+        let returned: Vec<_> = self.spec.routes.iter().filter(returned).cloned().collect();
+        for route in returned {
+            self.may_fail_back = false;
+            if route.failback == Failback::Cut {
+                outputs.push_back(Output::EndFlows {
+                    cluster: self.spec.id,
+                    which: EndWhich::Route(route.id, primary),
+                    reason: EndReason::Failback,
+                });
+            }
+        }
     }
 
     fn finish_flip(&mut self, flip: Flip, now: Moment, outputs: &mut Outputs) {
         self.active = flip.to;
+        self.may_fail_back = false;
         self.presumed.clear();
         if flip.drain == Drain::Cut {
             outputs.push_back(Output::EndFlows {

@@ -139,7 +139,7 @@ impl Conditions {
                 asked_at: now,
                 silent_since: None,
             });
-            let is_silence = outcome.is_silence();
+            let is_silence = outcome.is_silence() && outcome.impairment().is_none();
             known.silent_since = is_silence.then(|| known.silent_since.unwrap_or(now));
             known.health = match &outcome {
                 Outcome::Passed => known.health.passed(spec.rise),

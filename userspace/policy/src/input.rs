@@ -5,6 +5,7 @@
 //! event.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     time::Duration,
@@ -57,6 +58,35 @@ pub struct RouteSpec {
     pub access: Access,
     /// Read: with fewer fit replicas than this the primary serves as well.
     pub min_replicas: u32,
+    /// Read: what happens when replicas are fit again after the primary served in their place.
+    pub failback: Failback,
+    /// Read: whether replicas of standby pairs serve.
+    pub standby_replicas: StandbyReplicas,
+}
+
+/// How reads return from the primary to replicas that are fit again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Failback {
+    /// New flows go to replicas; those on the primary live on.
+    #[default]
+    NewConnections,
+    /// And those on the primary are ended.
+    Cut,
+    /// They do not, until an operator says so or another pair becomes active.
+    Off,
+}
+
+/// Whether a read route leads to replicas of pairs that are not active, too.
+///
+/// They have what the active primary wrote once it has gone through their own primary; so that has to replicate as
+/// well, and both lags count together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum StandbyReplicas {
+    #[default]
+    Never,
+    /// With fewer fit replicas in the active pair than `min_replicas`, before its primary does.
+    Fallback,
+    Always,
 }
 
 /// One pair as configured.
@@ -212,7 +242,7 @@ impl CheckResult {
 }
 
 /// What a server says about itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
     /// `read_only` or `super_read_only`.
     pub read_only: bool,
@@ -220,16 +250,98 @@ pub struct Facts {
     pub version: String,
     /// One per replication source; empty on a server that replicates from nobody.
     pub replication: Vec<Channel>,
+    /// What its own log holds, in its own words; for people. `None` when it does not say.
+    pub position: Option<String>,
 }
 
 /// One replication channel (MariaDB: connection) of a server.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Channel {
     pub name: String,
     pub io_running: bool,
     pub sql_running: bool,
     /// `None` when the server says NULL: it does not know.
     pub lag: Option<Duration>,
+    pub upstream: Upstream,
+}
+
+/// What a channel says about its source and about what it got from there. A failover asks for it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Upstream {
+    /// `host:port`, as the server was told; for comparing it with itself, and for people.
+    pub address: String,
+    /// `server_id` of who answered there last; 0 before the first time.
+    pub server_id: u32,
+    pub io_thread: IoThread,
+    /// Everything that was received has been applied; `None` when the server does not say enough.
+    pub applied: Option<bool>,
+    /// How far it has been applied, in the source's log.
+    pub executed: Option<LogPosition>,
+    /// The server waits so long on purpose before it applies anything.
+    pub delay: Duration,
+}
+
+/// The thread that fetches a source's log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IoThread {
+    Running,
+    /// It tries to reach its source; the number of the last error, 0 for none.
+    Connecting {
+        error: u32,
+    },
+    Stopped {
+        error: u32,
+    },
+    #[default]
+    Unknown,
+}
+
+impl IoThread {
+    /// Returns whether it has lost its source: it failed to reach it, and nobody stopped it for another reason.
+    #[must_use]
+    pub const fn has_lost_source(self) -> bool {
+        match self {
+            Self::Connecting { error } | Self::Stopped { error } => is_connection_error(error),
+            Self::Running | Self::Unknown => false,
+        }
+    }
+}
+
+/// Returns whether an error number of an IO thread says that nobody answered.
+///
+/// Numbers of the client library: CR_CONNECTION_ERROR, CR_CONN_HOST_ERROR, CR_SERVER_GONE_ERROR, CR_SERVER_LOST and
+/// CR_SERVER_LOST_EXTENDED. Not 2005, which is a name that cannot be resolved, and nothing that the source itself
+/// sends: an account that is turned away (1045) or too many connections (1040) prove that it is alive.
+const fn is_connection_error(number: u32) -> bool {
+    matches!(number, 2002 | 2003 | 2006 | 2013 | 2055)
+}
+
+/// A place in a server's binary log. Two of the same server can be compared.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogPosition {
+    pub file: String,
+    pub offset: u64,
+}
+
+impl LogPosition {
+    /// Compares two places in one server's log; `None` when the names do not say which file is older.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Option<Ordering> {
+        let ((base, number), (others_base, others_number)) = (self.split()?, other.split()?);
+        (base == others_base).then(|| (number, self.offset).cmp(&(others_number, other.offset)))
+    }
+
+    /// Splits `binlog.000042` into name and number.
+    fn split(&self) -> Option<(&str, u64)> {
+        let (base, number) = self.file.rsplit_once('.')?;
+        Some((base, number.parse().ok()?))
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.offset)
+    }
 }
 
 /// Why a probe got no answer.
@@ -262,6 +374,8 @@ pub enum Cause {
     UserLimit,
     MissingGrant,
     Tls,
+    /// Our own process did not run for a part of the probe, so that no answer in time says nothing.
+    Starved,
     /// Trouble of our own host: no file descriptors, a command that cannot be started.
     Local,
     Other,
@@ -303,7 +417,7 @@ impl Effect {
 
 impl Cause {
     /// Every cause, for documents and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Refused,
         Self::ConnectionLost,
         Self::Protocol,
@@ -315,6 +429,7 @@ impl Cause {
         Self::UserLimit,
         Self::MissingGrant,
         Self::Tls,
+        Self::Starved,
         Self::Local,
         Self::Other,
     ];
@@ -332,6 +447,7 @@ impl Cause {
             | Self::UserLimit
             | Self::MissingGrant
             | Self::Tls
+            | Self::Starved
             | Self::Local
             | Self::Other => Effect::Nothing,
         }
@@ -347,12 +463,13 @@ impl Cause {
     }
 
     /// Returns whether nothing at all was heard, so that the fault may as well be our own
-    /// network's.
+    /// network's, or is our own host's. It is no witness against others.
     #[must_use]
     pub const fn is_silence(self) -> bool {
         match self.effect() {
             Effect::TakesDownWithWitness => true,
-            Effect::TakesDown | Effect::Nothing => false,
+            Effect::TakesDown => false,
+            Effect::Nothing => matches!(self, Self::Starved | Self::Local),
         }
     }
 
@@ -371,6 +488,7 @@ impl Cause {
             Self::UserLimit => "user_limit",
             Self::MissingGrant => "missing_grant",
             Self::Tls => "tls",
+            Self::Starved => "starved",
             Self::Local => "local",
             Self::Other => "other",
         }
@@ -391,6 +509,7 @@ impl fmt::Display for Cause {
             Self::UserLimit => "the check user reached a limit of its account",
             Self::MissingGrant => "the check user lacks a privilege",
             Self::Tls => "TLS error",
+            Self::Starved => "no check, because this daemon did not get to run",
             Self::Local => "trouble of this host",
             Self::Other => "server error",
         })
@@ -436,4 +555,35 @@ pub struct ApplyError {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PersistError {
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_thread_has_lost_its_source_only_by_an_error_of_the_connection() {
+        assert!(IoThread::Connecting { error: 2003 }.has_lost_source());
+        assert!(IoThread::Stopped { error: 2013 }.has_lost_source());
+        for error in [0, 1040, 1045, 1129, 1236, 1593, 2005] {
+            assert!(!IoThread::Connecting { error }.has_lost_source(), "{error}");
+            assert!(!IoThread::Stopped { error }.has_lost_source(), "{error}");
+        }
+        assert!(!IoThread::Running.has_lost_source());
+    }
+
+    #[test]
+    fn places_in_one_log_are_compared_by_file_and_offset() {
+        let place = |file: &str, offset| LogPosition { file: file.into(), offset };
+        let earlier = place("binlog.000009", 900);
+        assert_eq!(earlier.compare(&place("binlog.000010", 4)), Some(Ordering::Less));
+        assert_eq!(earlier.compare(&place("binlog.000009", 4)), Some(Ordering::Greater));
+        assert_eq!(earlier.compare(&earlier.clone()), Some(Ordering::Equal));
+        assert_eq!(
+            place("binlog.999999", 4).compare(&place("binlog.1000000", 4)),
+            Some(Ordering::Less)
+        );
+        assert_eq!(earlier.compare(&place("other.000009", 900)), None);
+        assert_eq!(place("", 0).compare(&place("", 0)), None);
+    }
 }

@@ -28,6 +28,7 @@
 //!     drain: Drain::Finish,
 //!     routes: vec![RouteSpec {
 //!         id: RouteId(0), name: "writes".into(), access: Access::Write, min_replicas: 1,
+//!         failback: Failback::NewConnections, standby_replicas: StandbyReplicas::Never,
 //!     }],
 //!     pairs: vec![
 //!         PairSpec { id: PairId(0), name: "pair1".into(), primary: a1, replicas: replicas(a2) },
@@ -57,7 +58,7 @@
 //!     done
 //! }
 //! let answer = |read_only| CheckResult::Answered(Facts {
-//!     read_only, server_id: 1, version: "11.8".into(), replication: vec![],
+//!     read_only, server_id: 1, version: "11.8".into(), ..Facts::default()
 //! });
 //!
 //! // The active primary answers and is writable: the write route leads to it.
@@ -76,7 +77,8 @@
 //! # What always holds
 //!
 //! - Every forwarded route of a table leads to one pair, and a table replaces all routes of its
-//!   cluster at once.
+//!   cluster at once. Only a read route that is told to ([`StandbyReplicas`]) leads to replicas of
+//!   other pairs as well.
 //! - A table never forwards writes to a backend that was last seen read-only.
 //! - The active pair changes only when an operator asks; a returned pair gets nothing back by
 //!   itself.
@@ -126,8 +128,8 @@ pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Effect, Facts, Input, PairSpec, PersistError, Precondition,
-    Restored, Role, RouteSpec,
+    CheckResult, ClusterSpec, Drain, Effect, Facts, Failback, Input, IoThread, LogPosition,
+    PairSpec, PersistError, Precondition, Restored, Role, RouteSpec, StandbyReplicas, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;

@@ -114,6 +114,8 @@ pub enum EndWhich {
     Backend(BackendId),
     /// Those to any backend of the pair.
     Pair(PairId),
+    /// Those of one route to the backend.
+    Route(RouteId, BackendId),
 }
 
 /// How often a backend is probed.
@@ -286,6 +288,10 @@ pub enum EventKind {
         cause: Cause,
         text: String,
     },
+    /// The check lets the backend be judged again after [`EventKind::CheckImpaired`].
+    CheckRestored {
+        backend: BackendId,
+    },
     /// A condition cannot be judged; somebody must repair the check.
     ConditionImpaired {
         backend: BackendId,
@@ -302,10 +308,6 @@ pub enum EventKind {
     MaintenanceChanged {
         backend: BackendId,
         reason: Option<BackendReason>,
-    },
-    /// The check lets the backend be judged again after [`EventKind::CheckImpaired`].
-    CheckRestored {
-        backend: BackendId,
     },
     /// Nothing is heard from any backend: most likely our own network. Routes stay.
     AllChecksFailing,
@@ -358,6 +360,29 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
+    pub const NAMES: [&str; 19] = [
+        "started",
+        "health_changed",
+        "fitness_changed",
+        "read_only_changed",
+        "version_changed",
+        "check_impaired",
+        "check_restored",
+        "condition_impaired",
+        "condition_restored",
+        "maintenance_changed",
+        "all_checks_failing",
+        "checks_answering",
+        "route_changed",
+        "swap_failed",
+        "persist_failed",
+        "flip_started",
+        "flip_done",
+        "flip_refused",
+        "admin_changed",
+    ];
+
     /// Returns the word used in JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -368,10 +393,10 @@ impl EventKind {
             Self::ReadOnlyChanged { .. } => "read_only_changed",
             Self::VersionChanged { .. } => "version_changed",
             Self::CheckImpaired { .. } => "check_impaired",
+            Self::CheckRestored { .. } => "check_restored",
             Self::ConditionImpaired { .. } => "condition_impaired",
             Self::ConditionRestored { .. } => "condition_restored",
             Self::MaintenanceChanged { .. } => "maintenance_changed",
-            Self::CheckRestored { .. } => "check_restored",
             Self::AllChecksFailing => "all_checks_failing",
             Self::ChecksAnswering => "checks_answering",
             Self::RouteChanged { .. } => "route_changed",
@@ -394,10 +419,10 @@ impl EventKind {
             | Self::ReadOnlyChanged { backend, .. }
             | Self::VersionChanged { backend, .. }
             | Self::CheckImpaired { backend, .. }
+            | Self::CheckRestored { backend }
             | Self::ConditionImpaired { backend, .. }
             | Self::ConditionRestored { backend, .. }
             | Self::MaintenanceChanged { backend, .. }
-            | Self::CheckRestored { backend }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }

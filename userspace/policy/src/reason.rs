@@ -38,8 +38,12 @@ pub enum RouteReason {
     SomeReplicasFit,
     /// Read: fewer replicas than `min_replicas` are fit, so the primary serves as well.
     TooFewReplicas,
+    /// Read: too few replicas of the active pair are fit, so replicas of standby pairs serve as well.
+    StandbyReplicas,
     /// Read: fallback to the primary.
     NoReplicaFit,
+    /// Read: replicas are fit again, and the primary goes on until an operator says so.
+    FailbackOff,
     /// Read: the primary is not fit either, so replicas serve that are left out because they flap.
     ReplicasFlapping,
     /// Read: the primary is down and these replicas have all that it sent them.
@@ -66,7 +70,9 @@ impl RouteReason {
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
             Self::TooFewReplicas => "too_few_replicas",
+            Self::StandbyReplicas => "standby_replicas",
             Self::NoReplicaFit => "no_replica_fit",
+            Self::FailbackOff => "failback_off",
             Self::ReplicasFlapping => "replicas_flapping",
             Self::PrimaryDownReplicasCutOff => "primary_down_replicas_cut_off",
             Self::NoBackendFit => "no_backend_fit",
@@ -90,7 +96,13 @@ impl fmt::Display for RouteReason {
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
             Self::TooFewReplicas => "too few replicas are fit; the primary serves as well",
+            Self::StandbyReplicas => {
+                "too few replicas are fit; those of standby pairs serve as well"
+            }
             Self::NoReplicaFit => "no replica is fit",
+            Self::FailbackOff => {
+                "replicas are fit again; reads return to one when it is said to be ready (failback = off)"
+            }
             Self::ReplicasFlapping => "nothing is fit but replicas that flap",
             Self::PrimaryDownReplicasCutOff => "primary is down; its replicas serve what they have",
             Self::NoBackendFit => "no backend is fit",
@@ -110,7 +122,7 @@ pub enum BackendReason {
     /// `fall` checks heard nothing, and nothing was heard from any other backend since: kept as it
     /// was.
     Unconfirmed { cause: Cause, text: String },
-    /// The server is alive and the check cannot judge it: health stays as it was.
+    /// The server is alive, or the trouble is ours, and the check cannot judge it: health stays as it was.
     Impaired { cause: Cause, text: String },
     /// The server answers and its replication is not as it should be.
     Replication(ReplicationFault),
@@ -161,6 +173,7 @@ impl fmt::Display for BackendReason {
                 write_cause(f, *cause, text)?;
                 f.write_str("; kept as it was, because no other backend has answered since either")
             }
+            Self::Impaired { cause: cause @ Cause::Starved, text } => write_cause(f, *cause, text),
             Self::Impaired { cause, text } => {
                 f.write_str("alive, but the check cannot judge it: ")?;
                 write_cause(f, *cause, text)
@@ -292,6 +305,8 @@ pub enum EndReason {
     FlipCut { request: RequestId },
     /// An operator took their backend or pair out, and said so.
     TakenOut { admin: Admin },
+    /// A read route with `failback = "cut"` went back to replicas.
+    Failback,
 }
 
 impl fmt::Display for EndReason {
@@ -300,6 +315,7 @@ impl fmt::Display for EndReason {
             Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
             Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
             Self::TakenOut { admin } => write!(f, "{} with drain = cut", admin.name()),
+            Self::Failback => f.write_str("reads went back to replicas, with failback = cut"),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     health::Verdict,
     ids::BackendId,
-    input::{Access, Admin, PairSpec, Role, RouteSpec},
+    input::{Access, Admin, PairSpec, Role, RouteSpec, StandbyReplicas},
     output::{RouteTarget, Share},
     reason::RouteReason,
 };
@@ -31,6 +31,18 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Reads stay where they are.
+    pub(crate) fn kept(primary: BackendId) -> Self {
+        Self::forward(vec![Share::primary(primary)], RouteReason::FailbackOff)
+    }
+
+    /// Returns whether this keeps reads from going elsewhere.
+    pub(crate) fn replaces(&self, other: &Self) -> bool {
+        !self.target.backends().eq(other.target.backends())
+    }
+}
+
 pub(crate) type Backends = BTreeMap<BackendId, Backend>;
 
 /// Returns where a route of this access goes.
@@ -41,13 +53,48 @@ pub(crate) type Backends = BTreeMap<BackendId, Backend>;
 pub(crate) fn answer(
     route: &RouteSpec,
     pair: &PairSpec,
+    pairs: &[PairSpec],
     backends: &Backends,
     presumed: &[BackendId],
 ) -> Answer {
     match route.access {
         Access::Write => write_answer(&backends[&pair.primary], presumed),
-        Access::Read => read_answer(route.min_replicas, pair, backends, presumed),
+        Access::Read => {
+            let standbys = match route.standby_replicas {
+                StandbyReplicas::Never => Vec::new(),
+                StandbyReplicas::Fallback | StandbyReplicas::Always => {
+                    standby_replicas(pair, pairs, backends, presumed)
+                }
+            };
+            read_answer(route, pair, &standbys, backends, presumed)
+        }
     }
+}
+
+/// Returns the fit replicas of the pairs that are not active: alive, replicating, and behind a primary that replicates.
+fn standby_replicas(
+    active: &PairSpec,
+    pairs: &[PairSpec],
+    backends: &Backends,
+    presumed: &[BackendId],
+) -> Vec<Share> {
+    let is_fit = |verdict: Verdict, id: BackendId| match verdict {
+        Verdict::Up => true,
+        Verdict::None => presumed.contains(&id),
+        Verdict::Down => false,
+    };
+    let mut shares = Vec::new();
+    for pair in pairs.iter().filter(|pair| pair.id != active.id) {
+        let upstream = backends[&pair.primary].replica_verdict();
+        shares.extend(pair.replicas.iter().copied().filter(|Share { backend, .. }| {
+            let replica = &backends[backend];
+            // One that is not asked cannot be known to follow.
+            let is_passed_on = is_fit(upstream, *backend);
+            let is_there = replica.is_ready() && !replica.damping.waits();
+            is_passed_on && is_there && is_fit(replica.read_verdict(), *backend)
+        }));
+    }
+    shares
 }
 
 fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
@@ -86,8 +133,9 @@ fn write_answer(primary: &Backend, presumed: &[BackendId]) -> Answer {
 }
 
 fn read_answer(
-    min_replicas: u32,
+    route: &RouteSpec,
     pair: &PairSpec,
+    standbys: &[Share],
     backends: &Backends,
     presumed: &[BackendId],
 ) -> Answer {
@@ -108,7 +156,17 @@ fn read_answer(
     let flapping = |share: &Share| backends[&share.backend].damping.waits();
     let (waiting, mut replicas): (Vec<Share>, Vec<Share>) =
         replicas.into_iter().partition(flapping);
-    if !replicas.is_empty() && replicas.len() < min_replicas as usize && is_primary_fit {
+    let is_whole = replicas.len() == pair.replicas.len();
+    let min_replicas = route.min_replicas as usize;
+    let is_helped = route.standby_replicas == StandbyReplicas::Fallback
+        && replicas.len() < min_replicas
+        && !standbys.is_empty();
+    if is_helped || route.standby_replicas == StandbyReplicas::Always {
+        replicas_presumed |=
+            standbys.iter().any(|it| backends[&it.backend].read_verdict() == Verdict::None);
+        replicas.extend(standbys);
+    }
+    if !replicas.is_empty() && replicas.len() < min_replicas && is_primary_fit {
         replicas = warmed(replicas, backends);
         replicas.push(Share::primary(primary.id));
         return Answer::forward(replicas, RouteReason::TooFewReplicas);
@@ -116,7 +174,9 @@ fn read_answer(
     if !replicas.is_empty() {
         let reason = if replicas_presumed {
             RouteReason::Restored
-        } else if replicas.len() == pair.replicas.len() {
+        } else if is_helped {
+            RouteReason::StandbyReplicas
+        } else if is_whole {
             RouteReason::ReplicasFit
         } else {
             RouteReason::SomeReplicasFit
@@ -165,6 +225,11 @@ fn warmed(mut shares: Vec<Share>, backends: &Backends) -> Vec<Share> {
     shares
 }
 
+/// Returns whether a table has a read route's primary serve alone in place of its replicas.
+pub(crate) fn is_fallback(target: &RouteTarget, route: &RouteSpec, pair: &PairSpec) -> bool {
+    route.access == Access::Read && target.backends().eq([pair.primary])
+}
+
 /// Returns whether a replica is unfit for no other reason than that its primary is gone: it is alive
 /// and has applied, or is applying, all that it received. Nobody in the pair has anything newer.
 fn is_cut_off(replica: &Backend) -> bool {
@@ -184,7 +249,7 @@ fn is_cut_off(replica: &Backend) -> bool {
 pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) -> bool {
     match answer.reason {
         RouteReason::Unchecked => false,
-        RouteReason::NoReplicaFit | RouteReason::TooFewReplicas => {
+        RouteReason::NoReplicaFit | RouteReason::TooFewReplicas | RouteReason::StandbyReplicas => {
             pair.replicas.iter().all(|share| {
                 let replica = &backends[&share.backend];
                 !replica.is_ready() || replica.checked_at.is_some()
@@ -201,6 +266,7 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
         | RouteReason::PrimaryMaintenance
         | RouteReason::ReplicasFit
         | RouteReason::SomeReplicasFit
+        | RouteReason::FailbackOff
         | RouteReason::ReplicasFlapping
         | RouteReason::PrimaryDownReplicasCutOff
         | RouteReason::NoBackendFit => true,
@@ -209,14 +275,14 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{slice, time::Duration};
 
     use super::*;
     use crate::{
         damping::Damping,
         health::Health,
         ids::{PairId, RouteId},
-        input::{Channel, Facts},
+        input::{Channel, Facts, Failback},
         moment::Moment,
     };
 
@@ -294,10 +360,12 @@ mod tests {
     #[test]
     fn a_first_table_waits_for_the_first_result_of_every_replica_before_a_fallback() {
         let (pair, backends) = pair_of(["up rw", "new", "up unfit"]);
-        let fallback = answer(&route(Access::Read, 1), &pair, &backends, &[]);
+        let fallback =
+            answer(&route(Access::Read, 1), &pair, slice::from_ref(&pair), &backends, &[]);
         assert!(!is_decided(&fallback, &pair, &backends), "{fallback:?}");
         let (pair, backends) = pair_of(["up rw", "unknown", "up unfit"]);
-        let fallback = answer(&route(Access::Read, 1), &pair, &backends, &[]);
+        let fallback =
+            answer(&route(Access::Read, 1), &pair, slice::from_ref(&pair), &backends, &[]);
         assert!(is_decided(&fallback, &pair, &backends), "{fallback:?}");
     }
 
@@ -305,7 +373,8 @@ mod tests {
     fn the_primary_helps_when_too_few_replicas_are_fit() {
         let check = |primary, replicas: [&str; 2], expected: &str| {
             let (pair, backends) = pair_of([primary, replicas[0], replicas[1]]);
-            let answer = answer(&route(Access::Read, 2), &pair, &backends, &[]);
+            let answer =
+                answer(&route(Access::Read, 2), &pair, slice::from_ref(&pair), &backends, &[]);
             assert_eq!(described(&answer), expected);
         };
         check("up rw", ["up fit", "up fit"], "1,2 replicas_fit");
@@ -322,8 +391,42 @@ mod tests {
         check_read("down rw", ["up unfit flapping", "down unfit"], &[], "refuse no_backend_fit");
     }
 
+    #[test]
+    fn replicas_of_standby_pairs_serve_where_they_are_wanted_and_follow() {
+        use StandbyReplicas::{Always, Fallback, Never};
+        let check = |wanted, active: [&str; 3], standby: [&str; 3], expected: &str| {
+            let (pair, backends) = pair_of(active);
+            let (other, others) = pair_from(10, standby);
+            let backends = backends.into_iter().chain(others).collect();
+            let route = RouteSpec { standby_replicas: wanted, ..route(Access::Read, 1) };
+            let pairs = [pair.clone(), other];
+            let answer = answer(&route, &pair, &pairs, &backends, &[]);
+            assert_eq!(described(&answer), expected, "{wanted:?} {active:?} {standby:?}");
+        };
+        let (fit, ill) = (["up rw", "up fit", "up fit"], ["up rw", "up unfit", "down unfit"]);
+        let standby = ["up ro fit", "up fit", "up unfit"];
+        check(Always, fit, standby, "1,2,11 replicas_fit");
+        check(Fallback, fit, standby, "1,2 replicas_fit");
+        check(Fallback, ill, standby, "11 standby_replicas");
+        check(Never, ill, standby, "0 no_replica_fit");
+        check(Always, ill, standby, "11 some_replicas_fit");
+        // What the standby primary does not have, its replicas have not either.
+        for upstream in ["up ro unfit", "down ro fit", "unknown ro fit"] {
+            check(Always, fit, [upstream, "up fit", "up fit"], "1,2 replicas_fit");
+            check(Fallback, ill, [upstream, "up fit", "up fit"], "0 no_replica_fit");
+        }
+        check(Fallback, ill, ["up ro fit", "up fit flapping", "down fit"], "0 no_replica_fit");
+    }
+
     fn route(access: Access, min_replicas: u32) -> RouteSpec {
-        RouteSpec { id: RouteId(0), name: String::new(), access, min_replicas }
+        RouteSpec {
+            id: RouteId(0),
+            name: String::new(),
+            access,
+            min_replicas,
+            failback: Failback::NewConnections,
+            standby_replicas: StandbyReplicas::Never,
+        }
     }
 
     fn check_write(primary: &str, presumed: &[u16], expected: &str) {
@@ -344,7 +447,7 @@ mod tests {
         expected: &str,
     ) {
         let presumed: Vec<_> = presumed.iter().map(|&id| BackendId(id)).collect();
-        let answer = answer(&route(access, 1), pair, backends, &presumed);
+        let answer = answer(&route(access, 1), pair, slice::from_ref(pair), backends, &presumed);
         assert_eq!(described(&answer), expected);
     }
 
@@ -363,11 +466,16 @@ mod tests {
     /// Backends 0 (primary), 1 and 2 (replicas), each described by health and then `rw`, `ro`,
     /// `fit` or `unfit`; `cut-off` lost its source, `stopped` its SQL thread as well.
     fn pair_of(descriptions: [&str; 3]) -> (PairSpec, Backends) {
+        pair_from(PRIMARY, descriptions)
+    }
+
+    fn pair_from(first: u16, descriptions: [&str; 3]) -> (PairSpec, Backends) {
+        let replica = |id| Share { backend: BackendId(first + id), weight: 100 };
         let pair = PairSpec {
-            id: PairId(0),
+            id: PairId(first),
             name: "pair1".into(),
-            primary: BackendId(0),
-            replicas: [1, 2].map(|id| Share { backend: BackendId(id), weight: 100 }).into(),
+            primary: BackendId(first),
+            replicas: [1, 2].map(replica).into(),
         };
         let backends = pair.backends().zip(descriptions).map(|(id, text)| (id, backend(id, text)));
         let backends = backends.collect();
@@ -383,7 +491,7 @@ mod tests {
     }
 
     fn backend(id: BackendId, description: &str) -> Backend {
-        let role = if id.0 == PRIMARY { Role::Primary } else { Role::Replica };
+        let role = if id.0.is_multiple_of(10) { Role::Primary } else { Role::Replica };
         let mut backend = Backend::new(id, PairId(0), role);
         for word in description.split(' ') {
             backend.health = match word {
@@ -401,23 +509,15 @@ mod tests {
                 "cut-off" | "stopped" => {
                     backend.facts = Some(Facts {
                         read_only: true,
-                        server_id: 1,
-                        version: String::new(),
                         replication: vec![Channel {
-                            name: String::new(),
-                            io_running: false,
                             sql_running: word == "cut-off",
-                            lag: None,
+                            ..Channel::default()
                         }],
+                        ..Facts::default()
                     });
                 }
                 "rw" | "ro" => {
-                    backend.facts = Some(Facts {
-                        read_only: word == "ro",
-                        server_id: 1,
-                        version: String::new(),
-                        replication: Vec::new(),
-                    });
+                    backend.facts = Some(Facts { read_only: word == "ro", ..Facts::default() });
                 }
                 _ => {}
             }

@@ -51,6 +51,17 @@ fn another_version_at_an_address_is_told_once() {
 }
 
 #[test]
+fn a_probe_of_a_daemon_that_did_not_run_counts_for_nothing_and_is_no_witness() {
+    for ours in ["starved", "local"] {
+        check_healthy(&format!("a1 timeout; a1 timeout; a1 {ours}; a2 ok; a1 timeout; a2 ok"), "");
+        // `a1` is silent, and so is everybody else as far as is known.
+        let others = format!("a2 {ours}; b1 {ours}; b2 {ours}");
+        check_healthy(&format!("a1 timeout; a1 timeout; {others}; a1 timeout"), "");
+    }
+    check_healthy("a1 timeout; a1 timeout; a2 ok; a1 timeout", "swap 2 pair#0 w=- r=a2; end a1");
+}
+
+#[test]
 fn a_check_that_cannot_judge_is_told_once_and_so_is_its_end() {
     let mut policy = Policy::new(vec![cluster(0, 0, 1, 0)], Restored::default(), Moment::START);
     let mut told = |word: &str| {
@@ -123,6 +134,71 @@ fn a_replica_that_lags_is_left_and_its_flows_live() {
 fn a_replica_that_comes_back_behind_gets_no_reads_until_it_caught_up() {
     check_healthy("a2 down; a2 lag; a2 lag; a2 lag", "");
     check_healthy("a2 down; a2 lag; a2 lag; a2 ok; a2 ok", "swap 3 pair#0 w=a1 r=a2");
+}
+
+#[test]
+fn reads_that_went_back_to_replicas_end_on_the_primary_only_where_that_is_wanted() {
+    let end = |failback| {
+        let mut world = World::new(with_reads(|route| route.failback = failback));
+        world.steps(&format!("{HEALTHY} a2 down; a2 ok; a2 ok")).join("; ")
+    };
+    assert_eq!(end(Failback::NewConnections), "swap 3 pair#0 w=a1 r=a2");
+    assert_eq!(end(Failback::Cut), "swap 3 pair#0 w=a1 r=a2; end route#1 on a1");
+}
+
+#[test]
+fn without_failback_reads_stay_on_the_primary_until_an_operator_says_so() {
+    let steps = |script: &str| {
+        let mut world = World::new(with_reads(|route| route.failback = Failback::Off));
+        world.steps(&format!("{HEALTHY} a2 down; a2 ok; a2 ok; {script}")).join("; ")
+    };
+    assert_eq!(steps(""), "");
+    assert_eq!(steps("a2 ok; restart; a1 rw; a2 ok; a2 ok"), "", "a restart is no operator");
+    assert_eq!(steps("ready b2"), "", "not one of this pair");
+    assert_eq!(steps("ready a2"), "swap 3 pair#0 w=a1 r=a2");
+    // One that is not fit yet returns when it is; the next fall counts anew.
+    assert_eq!(steps("a2 down; ready a2"), "");
+    assert_eq!(steps("a2 down; ready a2; a2 ok; a2 ok"), "swap 3 pair#0 w=a1 r=a2");
+    assert_eq!(steps("ready a2; a2 down; a2 ok; a2 ok"), "");
+    // Better a replica than nobody.
+    assert_eq!(steps("a1 down"), "swap 3 pair#0 w=- r=a2; end a1");
+    // Another pair begins anew.
+    assert_eq!(
+        steps("b1 rw; flip; flip"),
+        "persist pair#0; swap 4 pair#0 w=a1 r=a2; reply pair#1->pair#0 old_primary_writable"
+    );
+}
+
+#[test]
+fn replicas_of_the_standby_pair_serve_before_the_primary_does_where_that_is_wanted() {
+    let steps = |wanted, script: &str| {
+        let mut world = World::new(with_reads(|route| route.standby_replicas = wanted));
+        world.steps(&format!("{HEALTHY} {script}")).join("; ")
+    };
+    let down = "a2 refused; a2 refused; a2 refused";
+    assert_eq!(steps(StandbyReplicas::Fallback, down), "swap 2 pair#0 w=a1 r=b2; end a2");
+    assert_eq!(steps(StandbyReplicas::Always, "b2 ok; b1 ro; b2 ok"), "");
+    // Its primary stops to follow: what it would serve grows old.
+    let stale = "a2 down; b1 stopped; b1 stopped; b1 stopped";
+    assert_eq!(steps(StandbyReplicas::Fallback, stale), "swap 3 pair#0 w=a1 r=a1");
+    assert_eq!(
+        steps(StandbyReplicas::Fallback, &format!("{stale}; b1 ro; b1 ro")),
+        "swap 4 pair#0 w=a1 r=b2"
+    );
+    // A restart finds a table that leads to two pairs.
+    assert_eq!(steps(StandbyReplicas::Always, "restart; b1 ro; a1 rw; a2 ok; b2 ok"), "");
+    // A flip leads all reads over at once.
+    let flip = steps(StandbyReplicas::Never, "b1 rw; flip");
+    assert!(flip.contains("swap 2 pair#1 w=b1 r=b2"), "{flip}");
+    let flip = steps(StandbyReplicas::Always, "b1 rw; flip");
+    assert!(flip.contains("pair#1 w=b1 r=b2"), "{flip}");
+}
+
+/// A cluster whose read route is changed.
+fn with_reads(change: impl FnOnce(&mut RouteSpec)) -> ClusterSpec {
+    let mut spec = cluster(0, 0, 2, 1);
+    change(&mut spec.routes[1]);
+    spec
 }
 
 #[test]
@@ -266,7 +342,8 @@ fn reads_are_refused_when_neither_replica_nor_primary_is_fit() {
 
 #[test]
 fn a_check_that_cannot_judge_never_takes_a_backend_down() {
-    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "local", "other"] {
+    for word in ["denied", "many", "blocked", "limit", "grant", "tls", "starved", "local", "other"]
+    {
         let step = format!("a1 {word}; ");
         check_healthy(&step.repeat(10), "");
     }
@@ -683,6 +760,12 @@ impl World {
                 self.restart_with(generation);
             }
             ["flip", rest @ ..] => self.flip(rest),
+            ["ready", backend] => self.feed(Input::SetAdmin {
+                cluster: ClusterId(0),
+                target: AdminTarget::Backend(id(backend)),
+                setting: AdminSetting::default(),
+                flows: Drain::Finish,
+            }),
             [backend, "down"] => {
                 let backend = id(backend);
                 for _ in 0..3 {
@@ -823,6 +906,7 @@ fn result(word: &str) -> CheckResult {
     match word {
         "reached" => CheckResult::Reached,
         "local" => failed(Cause::Local),
+        "starved" => failed(Cause::Starved),
         "rw" => answered(false, Some(0)),
         "ro" | "ok" => answered(true, Some(0)),
         "lag" => answered(true, Some(11)),
@@ -872,6 +956,9 @@ fn text(output: &Output) -> Option<String> {
             format!("end {}", name(*backend))
         }
         Output::EndFlows { which: EndWhich::Pair(pair), .. } => format!("end {pair}"),
+        Output::EndFlows { which: EndWhich::Route(route, backend), .. } => {
+            format!("end {route} on {}", name(*backend))
+        }
         Output::PersistActive { pair, .. } => format!("persist {pair}"),
         Output::Reply { result: Ok(done), .. } => {
             let warnings: String = done.warnings.iter().map(|w| format!(" {}", w.name())).collect();

@@ -727,6 +727,7 @@ impl World {
                 assert!(server.failures_own > 0, "ended by our own outage");
                 assert!(!self.is_all_silent(*cluster), "ended while all checks fail");
             }
+            Output::EndFlows { which: EndWhich::Route(..), .. } => panic!("failback does not cut"),
             Output::EndFlows { cluster, which: EndWhich::Pair(pair), .. } => {
                 let site = self.site(*cluster);
                 assert!(site.cut.remove(pair), "no flip with cut left {pair}");
@@ -749,7 +750,10 @@ impl World {
             Output::SetPace { backend, pace } => {
                 assert_eq!(*pace == Pace::Off, self.admin(*backend) == Admin::Maint);
             }
-            Output::Event(_) => {}
+            Output::Event(event) => {
+                let is_told = event.severity() != Severity::Debug;
+                assert_eq!(EventKind::NAMES.contains(&event.what.name()), is_told, "{event:?}");
+            }
         }
     }
 

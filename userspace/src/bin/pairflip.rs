@@ -25,7 +25,7 @@ use pairflip::{
         server::safe_flip_not_supported,
         summary::Summary,
     },
-    runtime,
+    inspect, runtime,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -143,10 +143,20 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Checks a configuration and says what it amounts to. Needs no daemon, changes nothing.
+    /// Checks a configuration, and holds it against this host and the servers. Needs no daemon, changes
+    /// nothing.
+    ///
+    /// Asks every server as the daemon would: is it there, may the check account do what it needs, does
+    /// replication go as configured, is one primary writable, do the clocks agree. Looks at interfaces,
+    /// at the ways to the servers and at who has the VIPs. Ends with 1 if something that is configured
+    /// will not work. A host that no server answers is taken for another than the redirector: then only
+    /// the file counts.
     Check {
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
         config: PathBuf,
+        /// The file only: no server is asked.
+        #[arg(long)]
+        offline: bool,
     },
     /// Reads the passwords and certificates of the checks again, and says which other changes of the
     /// configuration need a restart of the daemon. SIGHUP does the same.
@@ -267,9 +277,7 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
                 events => render::events(events, style()),
             })
         }
-        Command::Check { config } => {
-            show(&Summary::new(&config::load(&config)?), json, Summary::text)
-        }
+        Command::Check { config, offline } => check(json, &config, offline).await,
         Command::Reload => reload(&socket, json).await,
         Command::Unload { config } => {
             show(&unload(&socket, &config).await?, json, |unloaded| match &unloaded.removed[..] {
@@ -278,6 +286,25 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             })
         }
     }
+}
+
+async fn check(json: bool, config: &Path, offline: bool) -> Result<String, Failure> {
+    let config = config::load(config)?;
+    let mut summary = Summary::new(&config);
+    if !offline {
+        summary.found = Some(inspect::inspect(&config).await);
+    }
+    let text = show(&summary, json, Summary::text)?;
+    if !summary.found.is_some_and(|report| report.has_errors()) {
+        return Ok(text);
+    }
+    write(io::stdout(), &text);
+    let error = ApiError::new(
+        "found_errors",
+        "something that is configured will not work",
+        "see the lines that begin with ERROR",
+    );
+    Err(Failure { error, code: EXIT_FAILED })
 }
 
 async fn set_admin(socket: &Path, json: bool, admin: AdminRequest) -> Result<String, Failure> {
@@ -572,7 +599,7 @@ mod tests {
     #[test]
     fn configurations_are_looked_for_where_the_daemon_looks() {
         for line in ["check", "unload"] {
-            let (Command::Check { config } | Command::Unload { config }) =
+            let (Command::Check { config, .. } | Command::Unload { config }) =
                 parse(line).unwrap().command
             else {
                 panic!("{line} takes no configuration");

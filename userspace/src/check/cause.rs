@@ -41,6 +41,15 @@ pub(super) fn timed_out(doing: &str, timeout: Duration) -> CheckFailure {
     CheckFailure { cause: Cause::TimedOut, text: format!("{doing}: no answer within {timeout:?}") }
 }
 
+/// The daemon itself was away for `late` of a probe that took `took`: nothing follows from an answer that did not come in
+/// time.
+pub(super) fn starved(late: Duration, took: Duration) -> CheckFailure {
+    let text = format!(
+        "it was kept waiting for {late:.0?} of {took:.0?}; find out what takes this host's processors, or suspends it"
+    );
+    CheckFailure { cause: Cause::Starved, text }
+}
+
 /// Returns what TLS says, where the driver wraps it as an error of the connection.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
@@ -171,7 +180,9 @@ fn with_remedy(cause: Cause, text: String) -> String {
         Cause::TooManyConnections => "raise max_connections or find out who holds the connections",
         Cause::HostBlocked => {
             "on the server: FLUSH HOSTS (MySQL 8.0.23 and later: TRUNCATE TABLE \
-             performance_schema.host_cache)"
+             performance_schema.host_cache), and find out what connects from this host without \
+             logging in; with forwarding = \"snat\" clients come from here, so the server refuses \
+             their new connections as well"
         }
         Cause::UserLimit => {
             "raise the check account's limits (max_user_connections, MAX_*_PER_HOUR)"
@@ -189,6 +200,7 @@ fn with_remedy(cause: Cause, text: String) -> String {
         | Cause::Unreachable
         | Cause::ConnectionLost
         | Cause::Protocol
+        | Cause::Starved
         | Cause::Local
         | Cause::Other => return text,
     };

@@ -5,8 +5,10 @@
 //! the loop.
 
 mod cause;
-mod dialect;
+pub(crate) mod dialect;
 pub mod exec;
+pub(crate) mod grants;
+mod gtid;
 mod http;
 pub mod keys;
 pub mod mysql;
@@ -21,15 +23,24 @@ use pairflip_policy::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use self::{
+    cause::starved,
     exec::{Runner, Subject},
+    keys::Keys,
     mysql::Prober,
-    questions::condition,
+    questions::{Questions, condition},
 };
-use crate::config::{Applies, Check, HttpCheck, TcpCheck};
+use crate::config::{Applies, Check, Cluster, HttpCheck, TcpCheck};
+
+/// How often a probe that waits looks whether the process gets to run.
+const TICK: Duration = Duration::from_millis(50);
+/// A probe in which the process did not run for more than this part of the time says nothing by what was not answered.
+const LATE_MAX_DIVISOR: u32 = 4;
+/// Time between two warnings that a probe could not be made; meanwhile the status says it.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What one probe found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,6 +49,24 @@ pub struct Probe {
     pub result: CheckResult,
     /// How the conditions came out that were asked.
     pub conditions: Vec<Condition>,
+}
+
+impl Probe {
+    /// Replaces what was not answered in time.
+    fn blame_ourselves(&mut self, failure: &CheckFailure) {
+        if let CheckResult::Failed(found) = &mut self.result
+            && found.cause == Cause::TimedOut
+        {
+            *found = failure.clone();
+        }
+        for condition in &mut self.conditions {
+            if let Outcome::Unanswered(found) = &mut condition.outcome
+                && found.cause == Cause::TimedOut
+            {
+                *found = failure.clone();
+            }
+        }
+    }
 }
 
 /// Everything that is asked of one backend.
@@ -76,6 +105,16 @@ impl Checker {
         self.subject.address
     }
 
+    /// Returns what logs in to the server, if somebody does.
+    pub(crate) const fn login(&mut self) -> Option<&mut Prober> {
+        self.login.as_mut()
+    }
+
+    /// Returns who is checked.
+    pub(crate) const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Closes what is kept between probes.
     pub fn disconnect(&mut self) {
         if let Some(login) = &mut self.login {
@@ -84,7 +123,20 @@ impl Checker {
     }
 
     /// Asks everything at the same time; each question has a timeout of its own, none longer than that of the whole probe.
+    ///
+    /// On a host that is too busy, or was suspended, the timers have passed when the daemon runs again, while the answers lie in
+    /// the sockets: that is no silence of the server.
     pub async fn probe(&mut self) -> Probe {
+        let started = Instant::now();
+        let (mut probe, late) = with_lateness(self.ask()).await;
+        let took = started.elapsed();
+        if late > took / LATE_MAX_DIVISOR {
+            probe.blame_ourselves(&starved(late, took));
+        }
+        probe
+    }
+
+    async fn ask(&mut self) -> Probe {
         let Self { subject, login, http, tcp, exec } = self;
         let address = subject.address;
         let login = async {
@@ -138,6 +190,28 @@ fn reached(conditions: &[Condition]) -> CheckResult {
     }))
 }
 
+/// Returns what asks each backend of a cluster, in the order of the configuration. Without `keys` nobody logs in.
+#[must_use]
+pub fn checkers(cluster: &Cluster, keys: Option<&Keys>) -> Vec<Checker> {
+    let subjects = cluster.pairs.iter().flat_map(|pair| {
+        pair.backends().map(|address| Subject {
+            cluster: cluster.name.clone(),
+            pair: pair.name.clone(),
+            address,
+            role: if address == pair.primary { Applies::Primary } else { Applies::Replica },
+        })
+    });
+    let check = &cluster.check;
+    let checker = |subject: Subject| {
+        let login = keys.map(|keys| {
+            let questions = Questions::of(check, subject.role);
+            Prober::new(subject.address, keys.clone(), questions, check.timeout)
+        });
+        Checker::new(check, subject, login)
+    };
+    subjects.map(checker).collect()
+}
+
 /// Returns the policy's word for a role of the configuration.
 #[must_use]
 pub const fn role(applies: Applies) -> Role {
@@ -161,6 +235,7 @@ pub async fn run(
     kick: &Notify,
     results: mpsc::Sender<(BackendId, Probe)>,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
         if let Wake::Nobody = wait_for_pace(&mut checker, &mut pace, &results).await {
             return;
@@ -169,11 +244,32 @@ pub async fn run(
         let probe = checker.probe().await;
         let took = started.elapsed();
         tracing::debug!(%backend, server = %checker.target(), ?took, ?probe, "checked");
+        if let CheckResult::Failed(failure) = &probe.result
+            && failure.cause == Cause::Starved
+            && warned.is_none_or(|at| at.elapsed() > WARNING_INTERVAL)
+        {
+            warned = Some(Instant::now());
+            tracing::warn!(server = %checker.target(), "{}: {}", failure.cause, failure.text);
+        }
         if results.send((backend, probe)).await.is_err() {
             return;
         }
         if let Wake::Nobody = wait(started, &mut pace, kick, &results).await {
             return;
+        }
+    }
+}
+
+/// Returns what the future returns, and for how much of its time this process should have run and did not.
+async fn with_lateness<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let mut future = std::pin::pin!(future);
+    let mut late = Duration::ZERO;
+    loop {
+        let tick = Instant::now() + TICK;
+        let outcome = timeout_at(tick, future.as_mut()).await;
+        late += Instant::now().saturating_duration_since(tick);
+        if let Ok(value) = outcome {
+            return (value, late);
         }
     }
 }
@@ -217,5 +313,43 @@ async fn wait(
             () = results.closed() => return Wake::Nobody,
             changed = pace.changed() => if changed.is_err() { return Wake::Nobody },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_does_not_run_is_late() {
+        let starved = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // Nobody else gets to run meanwhile, as on a host that has no time for us.
+            std::thread::sleep(Duration::from_millis(500));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let ((), late) = with_lateness(starved).await;
+        assert!(late > Duration::from_millis(400), "{late:?}");
+    }
+
+    #[test]
+    fn a_late_process_takes_the_blame_for_timeouts_and_for_nothing_else() {
+        let failed = |cause| CheckFailure { cause, text: String::new() };
+        let unanswered = |cause| Condition {
+            name: String::new(),
+            about: About::Server,
+            outcome: Outcome::Unanswered(failed(cause)),
+        };
+        let mut probe = Probe {
+            result: CheckResult::Failed(failed(Cause::TimedOut)),
+            conditions: vec![unanswered(Cause::TimedOut), unanswered(Cause::Refused)],
+        };
+        probe.blame_ourselves(&failed(Cause::Starved));
+        assert_eq!(probe.result, CheckResult::Failed(failed(Cause::Starved)));
+        assert_eq!(probe.conditions, [unanswered(Cause::Starved), unanswered(Cause::Refused)]);
+        let mut probe =
+            Probe { result: CheckResult::Failed(failed(Cause::Refused)), conditions: Vec::new() };
+        probe.blame_ourselves(&failed(Cause::Starved));
+        assert_eq!(probe.result, CheckResult::Failed(failed(Cause::Refused)));
     }
 }

@@ -21,7 +21,11 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Probe,
     cause::{failure, timed_out},
-    dialect::{Dialect, STATE_QUERY, State, channels, query_time_limit},
+    dialect::{
+        self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position,
+        query_time_limit,
+    },
+    grants::{GRANTS_QUERY, Grants, Purpose},
     keys::Keys,
     questions::{self, Line, Questions},
 };
@@ -86,6 +90,30 @@ impl Prober {
         self.target
     }
 
+    /// Returns how the server speaks that answered the last probe.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        match &self.link {
+            Link::Open { dialect, .. } => *dialect,
+            Link::Closed | Link::LoggingIn { .. } => None,
+        }
+    }
+
+    /// Asks something else over the connection that the last probe left open, within another `timeout`.
+    pub(crate) async fn ask(&mut self, query: &str) -> Result<Vec<Vec<Cell>>, CheckFailure> {
+        let deadline = Instant::now() + self.timeout;
+        let (mut conn, dialect) = self.connection(deadline).await?;
+        let answer = async { conn.query(query).await.map_err(|error| failure(&error)) };
+        match timeout_at(deadline, guarded(answer)).await {
+            Err(_elapsed) => Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(rows)) => {
+                let rows: Vec<Row> = rows;
+                self.link = Link::Open { conn, dialect };
+                Ok(rows.iter().map(cells).collect())
+            }
+        }
+    }
+
     /// Closes the kept connection.
     pub fn disconnect(&mut self) {
         self.link = Link::Closed;
@@ -141,6 +169,9 @@ impl Prober {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
             Err(_elapsed) => return Err(timed_out("asking", self.timeout)),
+            Ok(Err(failure)) if failure.cause == Cause::MissingGrant => {
+                return Err(self.name_grant(conn, failure, deadline).await);
+            }
             Ok(answer) => answer?,
         };
         // What the server said about itself stands, whatever becomes of the rest.
@@ -179,6 +210,23 @@ impl Prober {
         (facts, line.unwrap_or(Line::Broken))
     }
 
+    /// Adds the statement that gives the missing privilege, with the account's name as the server has it.
+    async fn name_grant(
+        &mut self,
+        mut conn: Box<Conn>,
+        failure: CheckFailure,
+        deadline: Instant,
+    ) -> CheckFailure {
+        let statement = timeout_at(deadline, guarded(missing_grant(&mut conn))).await;
+        match statement {
+            Ok(Ok(Some(statement))) => {
+                CheckFailure { text: format!("{}: {statement}", failure.text), ..failure }
+            }
+            // What is said without it is true as well.
+            Ok(Ok(None) | Err(_)) | Err(_) => failure,
+        }
+    }
+
     /// Takes the kept connection, or logs in.
     async fn connection(
         &mut self,
@@ -203,6 +251,30 @@ impl Prober {
                 Err(timed_out("logging in", self.timeout))
             }
         }
+    }
+}
+
+/// Returns the statement that lets the account check this server, if it may not.
+async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
+    let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
+    let rows: Vec<Row> = conn.query(GRANTS_QUERY).await.map_err(|e| failure(&e))?;
+    let grants = Grants::read(&rows.iter().map(cells).collect::<Vec<_>>());
+    let dialect = Dialect::of(&version, &comment);
+    let version = dialect::number(&version).unwrap_or_default();
+    Ok(grants.missing(dialect, version, Purpose::Check).map(|missing| missing.statement))
+}
+
+async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
+    let row: Option<Row> = conn.query_first(query).await.map_err(|e| failure(&e))?;
+    State::read(row.as_ref())
+}
+
+/// Returns where the server's own log ends. An account that may not ask for it is as good as any other.
+async fn log_position(conn: &mut Conn, dialect: Dialect) -> Result<Option<String>, CheckFailure> {
+    match conn.query_first::<Row, _>(dialect.log_position_query()).await {
+        Ok(row) => Ok(row.as_ref().and_then(own_log_position).map(|place| place.to_string())),
+        Err(mysql_async::Error::Server(_)) => Ok(None),
+        Err(error) => Err(failure(&error)),
     }
 }
 
@@ -241,6 +313,7 @@ fn ssl_opts(tls: &Tls) -> SslOpts {
         .with_danger_tls_hostname_override(name)
 }
 
+/// Asks what every check asks: two queries, one more on a new connection, and one more where there are no GTIDs.
 async fn ask(
     conn: &mut Conn,
     dialect: Option<Dialect>,
@@ -249,23 +322,38 @@ async fn ask(
     conditions: &mut Vec<Condition>,
 ) -> Result<(Facts, Dialect), CheckFailure> {
     conditions.extend(questions::galera(conn, questions.galera).await?);
-    let state: Option<Row> = conn.query_first(STATE_QUERY).await.map_err(|e| failure(&e))?;
-    let State { read_only, server_id, version, comment } = State::read(state.as_ref())?;
-    let is_new = dialect.is_none();
-    let dialect = dialect.unwrap_or_else(|| Dialect::of(&version, &comment));
-    if is_new && !questions.sql.is_empty() {
+    let dialect = match dialect {
+        Some(dialect) => dialect,
+        None => greet(conn, questions, timeout).await?,
+    };
+    let State { read_only, server_id, version, position, .. } =
+        state(conn, dialect.state_query()).await?;
+    let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
+    let replication = channels(dialect, &rows)?;
+    if questions.gtid {
+        conditions.push(questions::gtid(conn, dialect, &rows).await?);
+    }
+    let position =
+        if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
+    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+}
+
+/// Finds out how the server of a new connection speaks, and limits the time of an operator's queries there.
+async fn greet(
+    conn: &mut Conn,
+    questions: &Questions,
+    timeout: Duration,
+) -> Result<Dialect, CheckFailure> {
+    let state = state(conn, STATE_QUERY).await?;
+    let dialect = Dialect::of(&state.version, &state.comment);
+    if !questions.sql.is_empty() {
         match conn.query_drop(query_time_limit(dialect, timeout)).await {
             // MySQL 5.6 has no such limit.
             Ok(()) | Err(mysql_async::Error::Server(_)) => {}
             Err(error) => return Err(failure(&error)),
         }
     }
-    let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
-    let replication = channels(dialect, &rows)?;
-    if questions.gtid {
-        conditions.push(questions::gtid(conn, dialect, &rows).await?);
-    }
-    Ok((Facts { read_only, server_id, version, replication }, dialect))
+    Ok(dialect)
 }
 
 /// Turns a panic of the driver into a failed check.

@@ -13,7 +13,7 @@ use super::{
     cause::{failure, timed_out},
     dialect::{Cell, Dialect, cells, text},
 };
-use crate::config::{Galera, Heartbeat, SqlCheck};
+use crate::config::{Applies, Check, Galera, Heartbeat, SqlCheck};
 
 /// Names of the conditions that are built in; the configuration keeps them free.
 const GALERA: &str = "galera";
@@ -38,6 +38,22 @@ pub struct Questions {
 }
 
 impl Questions {
+    /// What a configuration asks of servers of a role.
+    #[must_use]
+    pub fn of(check: &Check, role: Applies) -> Self {
+        let sql = check.sql.iter().filter(|check| check.role.covers(role)).cloned().collect();
+        let questions = Self { sql, ..Self::none(super::role(role)) };
+        match &check.login {
+            None => questions,
+            Some(login) => Self {
+                galera: login.galera,
+                gtid: login.gtid,
+                heartbeat: login.heartbeat.clone(),
+                ..questions
+            },
+        }
+    }
+
     /// Nothing but the first questions.
     #[must_use]
     pub const fn none(role: Role) -> Self {
@@ -97,7 +113,7 @@ pub(super) async fn gtid(
 ) -> Result<Condition, CheckFailure> {
     let mode: Option<String> = match dialect {
         Dialect::MariaDb => None,
-        Dialect::MySql | Dialect::MySqlOld => {
+        Dialect::MySql | Dialect::MySql80 | Dialect::MySqlOld => {
             conn.query_first("SELECT @@GLOBAL.gtid_mode").await.map_err(|e| failure(&e))?
         }
     };
@@ -265,6 +281,7 @@ fn unjudged(error: &mysql_async::Error, needs: &str) -> Outcome {
             | Cause::HostBlocked
             | Cause::UserLimit
             | Cause::Tls
+            | Cause::Starved
             | Cause::Local
             | Cause::Other => "try the query by hand as the check user".to_owned(),
         };

@@ -8,8 +8,8 @@ use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRES
 use super::check;
 use super::field::Field;
 use super::model::{
-    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Forwarding, NoBackend, Pair,
-    PortRange, Replica, Route, Timeouts,
+    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Failback, Forwarding, NoBackend, Pair,
+    PortRange, Replica, Route, StandbyReplicas, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -35,10 +35,10 @@ pub(super) const CLUSTER: Schema = Schema {
         "route",
         "pair",
     ],
-    unsupported: &[
-        ("failback", "remove it: new connections return to a replica as soon as it is fit"),
-        ("hooks", "remove it, and watch the daemon's log for route changes"),
-    ],
+    unsupported: &[(
+        "hooks",
+        "write [[hook]] sections at the top level, with clusters = [\"NAME\"]",
+    )],
 };
 
 pub(super) const DRAIN: Schema =
@@ -52,11 +52,17 @@ pub(super) const TIMEOUTS: Schema = Schema {
 
 pub(super) const ROUTE: Schema = Schema {
     header: "[[cluster.route]]",
-    keys: &["name", "vip", "access", "min_replicas", "allow", "deny"],
-    unsupported: &[(
+    keys: &[
+        "name",
+        "vip",
+        "access",
+        "min_replicas",
         "failback",
-        "remove it: new connections return to a replica as soon as it is fit",
-    )],
+        "standby_replicas",
+        "allow",
+        "deny",
+    ],
+    unsupported: &[],
 };
 
 pub(super) const PAIR: Schema =
@@ -251,15 +257,39 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
         section.require(reader, "access", "add access = \"write\" or access = \"read\"").and_then(
             |field| field.choose(reader, &[("write", Access::Write), ("read", Access::Read)], &[]),
         );
+    let for_reads = |reader: &mut Reader, field: &Field| {
+        if access == Some(Access::Write) {
+            let remedy = "remove it: writes go to the primary alone";
+            reader.report(&field.place, Fault::new("belongs to access = \"read\"", remedy));
+            return None;
+        }
+        Some(())
+    };
     let min_replicas =
         section.optional(reader, "min_replicas", DEFAULT_MIN_REPLICAS, |reader, field| {
             let count = field.integer(reader, DEFAULT_MIN_REPLICAS, 1..=REPLICAS_MAX as u32)?;
-            if access == Some(Access::Write) {
-                let remedy = "remove it: writes go to the primary alone";
-                reader.report(&field.place, Fault::new("belongs to access = \"read\"", remedy));
-                return None;
-            }
-            Some(count)
+            for_reads(reader, field).map(|()| count)
+        });
+    let failbacks = [
+        ("new-connections", Failback::NewConnections),
+        ("idle", Failback::Idle),
+        ("cut", Failback::Cut),
+        ("off", Failback::Off),
+    ];
+    let failback =
+        section.optional(reader, "failback", Failback::NewConnections, |reader, field| {
+            let failback = field.choose(reader, &failbacks, &[])?;
+            for_reads(reader, field).map(|()| failback)
+        });
+    let uses = [
+        ("never", StandbyReplicas::Never),
+        ("fallback", StandbyReplicas::Fallback),
+        ("always", StandbyReplicas::Always),
+    ];
+    let standby_replicas =
+        section.optional(reader, "standby_replicas", StandbyReplicas::Never, |reader, field| {
+            let standby_replicas = field.choose(reader, &uses, &[])?;
+            for_reads(reader, field).map(|()| standby_replicas)
         });
     let allow = section.optional(reader, "allow", Vec::new(), |reader, field| {
         let networks = field.distinct(reader, "[\"10.0.0.0/8\"]", ALLOW_MAX, value::network)?;
@@ -287,6 +317,8 @@ fn read_route(reader: &mut Reader, census: &mut Census, section: &Section) -> Op
         vip: vip?,
         access: access?,
         min_replicas: min_replicas?,
+        failback: failback?,
+        standby_replicas: standby_replicas?,
         allow: allow?,
         deny: deny?,
     })

@@ -10,7 +10,7 @@
 //! | `reader` | positions, syntax errors, the list of errors |
 //! | `section`, `field` | unknown and missing keys; type mismatches |
 //! | `value` | durations, addresses, port ranges, names, paths |
-//! | `daemon`, `cluster`, `check` | which keys there are, their defaults and ranges |
+//! | `daemon`, `cluster`, `check`, `hook` | which keys there are, their defaults and ranges |
 //! | `rules` | what must hold between clusters, routes and pairs |
 //! | `secret`, `tls` | passwords, from a file or the environment; certificates |
 
@@ -20,6 +20,7 @@ mod daemon;
 mod difference;
 mod error;
 mod field;
+mod hook;
 mod model;
 mod reader;
 mod rules;
@@ -42,9 +43,9 @@ pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Forwarding, Galera, Heartbeat, HttpCheck, Login, Network,
-    NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, TcpCheck, Timeouts, Tls,
-    TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Forwarding, Galera, Heartbeat, Hook, HttpCheck,
+    Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, StandbyReplicas,
+    TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
 use self::secret::UnreadSecrets;
@@ -63,7 +64,7 @@ pub const DEFAULT_PATH: &str = "/etc/pairflip/pairflip.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const ROOT: Schema =
-    Schema { header: "the top level", keys: &["daemon", "cluster"], unsupported: &[] };
+    Schema { header: "the top level", keys: &["daemon", "cluster", "hook"], unsupported: &[] };
 
 /// Every kind of section, for telling where a stray key belongs.
 const SCHEMAS: &[&Schema] = &[
@@ -82,6 +83,7 @@ const SCHEMAS: &[&Schema] = &[
     &cluster::ROUTE,
     &cluster::PAIR,
     &cluster::REPLICA,
+    &hook::HOOK,
 ];
 
 /// Returns the duration that an argument gives, as the file writes them: a whole number and a unit.
@@ -138,8 +140,13 @@ fn read_document(
     let clusters = section
         .require(reader, "cluster", "add a [[cluster]] section with its routes and pairs")
         .and_then(|field| cluster::read_all(reader, &mut census, &field, secrets));
+    let hooks = section.optional(reader, "hook", Vec::new(), hook::read_all);
     census.judge(reader);
-    Some(Config { source, daemon: daemon?, clusters: clusters? })
+    if let (Some(hooks), Some(clusters)) = (&hooks, &clusters) {
+        hook::judge(reader, hooks, clusters);
+    }
+    let hooks = hooks?.into_iter().map(|(hook, _)| hook).collect();
+    Some(Config { source, daemon: daemon?, clusters: clusters?, hooks })
 }
 
 /// Returns the keys in which a configuration file differs from what was read from it before.

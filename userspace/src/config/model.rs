@@ -8,6 +8,8 @@ use std::time::Duration;
 
 pub use ipnet::IpNet as Network;
 
+use pairflip_policy::Severity;
+
 use super::secret::{Secret, SecretSource};
 pub use super::tls::{Files as TlsFiles, Material as TlsMaterial};
 
@@ -18,6 +20,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// At least one, with unique names.
     pub clusters: Vec<Cluster>,
+    /// With unique names.
+    pub hooks: Vec<Hook>,
 }
 
 /// Where a configuration was read, and what was there; it holds no secrets.
@@ -401,6 +405,10 @@ pub struct Route {
     pub access: Access,
     /// Of a read route: with fewer fit replicas than this the primary serves as well.
     pub min_replicas: u32,
+    /// Of a read route: what happens when replicas are fit again after the primary served in their place.
+    pub failback: Failback,
+    /// Of a read route: whether replicas of standby pairs serve.
+    pub standby_replicas: StandbyReplicas,
     /// Who may connect, without host bits and each once; empty means everybody.
     pub allow: Vec<Network>,
     /// What the others get.
@@ -414,6 +422,28 @@ pub enum Deny {
     Reset,
     /// Nothing: the VIP looks unused.
     Drop,
+}
+
+/// How reads return from the primary to replicas that are fit again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failback {
+    /// New connections go to replicas; those on the primary live on.
+    NewConnections,
+    /// Each of those is ended as soon as it is outside a transaction; see [`Config::warnings`].
+    Idle,
+    /// Those are ended at once.
+    Cut,
+    /// An operator has to say so.
+    Off,
+}
+
+/// Whether a read route leads to replicas of pairs that are not active, too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StandbyReplicas {
+    Never,
+    /// Where fewer than `min_replicas` of the active pair are fit.
+    Fallback,
+    Always,
 }
 
 /// What clients of a route do.
@@ -438,6 +468,22 @@ pub struct Replica {
     pub address: SocketAddr,
     /// Its part of the pair's new reads, relative to the other replicas'; at least 1.
     pub weight: u16,
+}
+
+/// `[[hook]]`: a program that is told of events.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hook {
+    pub name: String,
+    /// Absolute path and arguments.
+    pub command: Vec<String>,
+    /// Kinds of events; empty means all.
+    pub events: Vec<String>,
+    /// The least.
+    pub severity: Severity,
+    /// Names of clusters; empty means all.
+    pub clusters: Vec<String>,
+    /// When it is killed.
+    pub timeout: Duration,
 }
 
 impl Config {
@@ -470,6 +516,14 @@ impl Cluster {
                  pair live until their clients close them; use mode = \"cut\" to end them at the \
                  flip",
                 self.name
+            ));
+        }
+        for route in self.routes.iter().filter(|route| route.failback == Failback::Idle) {
+            warnings.push(format!(
+                "cluster[{}].route[{}].failback: \"idle\" acts as \"new-connections\" in this \
+                 version: reads that went to the primary stay there until their clients close \
+                 them; use \"cut\" to end them",
+                self.name, route.name
             ));
         }
         warnings

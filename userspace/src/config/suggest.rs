@@ -8,6 +8,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("device", "interfaces"),
     ("devices", "interfaces"),
     ("fastinter", "fast_interval"),
+    ("hooks", "hook"),
     ("inter", "interval"),
     ("lag", "max_lag"),
     ("listen", "http"),

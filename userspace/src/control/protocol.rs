@@ -45,6 +45,21 @@ pub struct DaemonStatus {
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know about this host.
     pub warnings: Vec<String>,
+    /// Empty in answers of 0.1.
+    #[serde(default)]
+    pub hooks: Vec<HookStatus>,
+}
+
+/// One `[[hook]]`, and what became of its events since the daemon's start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HookStatus {
+    pub name: String,
+    pub done: u64,
+    pub failed: u64,
+    /// Its queue was full.
+    pub lost: u64,
+    /// Why the last run failed; `null` when it did not.
+    pub failure: Option<String>,
 }
 
 /// One interface of `daemon.interfaces`.
@@ -457,6 +472,13 @@ pub(crate) mod example {
             .map(|(name, count)| (name.to_owned(), count))
             .into(),
             warnings: vec!["mind the gap".into()],
+            hooks: vec![HookStatus {
+                name: "pager".into(),
+                done: 12,
+                failed: 2,
+                lost: 0,
+                failure: Some("/etc/pairflip/page ended with exit status: 1".into()),
+            }],
         }
     }
 

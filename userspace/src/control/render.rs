@@ -8,7 +8,7 @@ use pairflip_common::counter::Counter;
 
 use super::protocol::{
     AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FlipDone,
-    Flows, PairStatus, Reloaded, RouteStatus, Status,
+    Flows, HookStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -218,6 +218,8 @@ impl Page {
         self.counters("packets turned away", &daemon.counters, is_refusal);
         self.counters("limits hit", &daemon.counters, |reason| LIMITS.contains(&reason));
         self.warnings(&daemon.warnings);
+        let troubles: Vec<String> = daemon.hooks.iter().filter_map(trouble).collect();
+        self.warnings(&troubles);
     }
 
     /// A line of the counters that `which` picks and that have counted something.
@@ -441,6 +443,19 @@ fn duration(seconds: u64) -> String {
     }
 }
 
+/// What is wrong with a hook, if anything.
+fn trouble(hook: &HookStatus) -> Option<String> {
+    let HookStatus { name, done, failed, lost, failure } = hook;
+    let mut parts = Vec::new();
+    if let Some(failure) = failure {
+        parts.push(format!("{failure} ({failed} of {} events failed)", done + failed));
+    }
+    if *lost > 0 {
+        parts.push(format!("{lost} events were lost to it, because it is too slow"));
+    }
+    (!parts.is_empty()).then(|| format!("hook {name}: {}", parts.join("; ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,6 +479,7 @@ pairflipd 0.1.0, pid 4711, up 3d4h; eth0 native; flows 1204 of 262144, half-open
 packets turned away: reset_no_backend 4
 limits hit: half_open_evicted 12
 warning: mind the gap
+warning: hook pager: /etc/pairflip/page ended with exit status: 1 (2 of 14 events failed)
 ";
         assert_eq!(status(&example::status(), Style::Plain), expected);
     }

@@ -1,8 +1,11 @@
-//! What `pairflip check` says of a good configuration: what it amounts to.
+//! What `pairflip check` says of a good configuration: what it amounts to, and how host and servers fit it.
 
 use serde::Serialize;
 
-use crate::config::{Applies, Check, Cluster, Config, Galera, Human};
+use crate::{
+    config::{Applies, Check, Cluster, Config, Galera, Human},
+    inspect::{Finding, Report, Weight},
+};
 
 /// A configuration in short.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -10,6 +13,9 @@ pub struct Summary {
     pub clusters: Vec<ClusterSummary>,
     /// What this version accepts but does in another way than the words say.
     pub warnings: Vec<String>,
+    /// What host and servers say; absent where they were not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<Report>,
 }
 
 /// A cluster in short.
@@ -32,6 +38,7 @@ impl Summary {
         Self {
             clusters: config.clusters.iter().map(ClusterSummary::new).collect(),
             warnings: config.warnings(),
+            found: None,
         }
     }
 
@@ -52,8 +59,34 @@ impl Summary {
         for warning in &self.warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }
+        if let Some(report) = &self.found {
+            text.push_str(&found(report));
+        }
         text
     }
+}
+
+/// One line per finding, and below it what to do.
+fn found(report: &Report) -> String {
+    let mut text = String::new();
+    for Finding { weight, subject, text: what, remedy } in &report.findings {
+        let word = match weight {
+            Weight::Good => "good   ",
+            Weight::Warning => "WARNING",
+            Weight::Error => "ERROR  ",
+        };
+        text.push_str(&format!("{word}  {subject}: {what}\n"));
+        if !remedy.is_empty() {
+            text.push_str(&format!("         {remedy}\n"));
+        }
+    }
+    if report.answered == 0 {
+        text.push_str(&format!(
+            "none of the {} answers this host, so nothing is said about them: run this on the redirector\n",
+            count(report.servers, "server")
+        ));
+    }
+    text
 }
 
 impl ClusterSummary {

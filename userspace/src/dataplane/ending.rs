@@ -37,18 +37,17 @@ impl DataPlane {
     /// Ends every flow that `which` picks: takes them out of the tables and returns them. Their next packets are answered with RST.
     pub fn end_flows(
         &mut self,
-        which: impl Fn(&AnyEntry) -> bool,
+        which: impl Fn(&FlowId, &AnyEntry) -> bool,
     ) -> Result<Vec<EndedFlow>, Error> {
         let now = self.clock()?.jiffies as u32;
         let hz = self.hz()?;
-        let which = |entry: &AnyEntry| !is_ended(entry) && which(entry);
-        let still = |client: &AnyEntry, _: Option<&AnyEntry>| which(client);
+        let which = |id: &FlowId, entry: &AnyEntry| !is_ended(entry) && which(id, entry);
         let families: [(&mut dyn FlowTable, &mut dyn FlowTable); 2] =
             [(&mut self.half_open, &mut self.flows), (&mut self.half_open6, &mut self.flows6)];
         let mut ended = Vec::new();
         for (half_open, flows) in families {
             for (_, id) in picked(half_open, which, now, hz)? {
-                if let Some(flow) = take(half_open, &id, still) {
+                if let Some(flow) = take(half_open, &id, |client, _| which(&id, client)) {
                     mark(half_open, &flow, now);
                     ended.push(flow);
                 }
@@ -57,7 +56,7 @@ impl DataPlane {
             let mut picked = picked(flows, which, now, hz)?;
             picked.sort_by_key(|(idle, _)| Reverse(*idle));
             for (_, id) in picked {
-                if let Some(flow) = find(flows, &id, still) {
+                if let Some(flow) = find(flows, &id, |client, _| which(&id, client)) {
                     // First the mark, so that there is no moment in which its packets are nobody's.
                     mark(half_open, &flow, now);
                     remove(flows, &flow);
@@ -99,13 +98,13 @@ pub(super) fn reply(table: &dyn FlowTable, id: &FlowId, client: &AnyEntry) -> Op
 /// The flows that `which` picks, and how long each has been silent.
 fn picked(
     table: &dyn FlowTable,
-    which: impl Fn(&AnyEntry) -> bool,
+    which: impl Fn(&FlowId, &AnyEntry) -> bool,
     now: u32,
     hz: u32,
 ) -> Result<Vec<(Duration, FlowId)>, Error> {
     let mut picked = Vec::new();
     table.for_each(&mut |id, entry| {
-        if which(&entry) {
+        if which(&id, &entry) {
             picked.push((idle(now, entry.last_seen, hz), id));
         }
     })?;

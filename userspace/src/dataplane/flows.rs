@@ -41,6 +41,11 @@ pub struct Flow {
     pub server_bytes: u64,
 }
 
+/// The address that the client of a flow connected to.
+pub fn vip(id: &FlowId) -> SocketAddr {
+    socket(id.dst, id.dst_port)
+}
+
 /// Flows at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FlowCounts {
@@ -221,7 +226,7 @@ fn flow(
     Some(Flow {
         id,
         client: socket(id.src, id.src_port),
-        vip: socket(id.dst, id.dst_port),
+        vip: vip(&id),
         source: socket(client.rewrite.src, client.rewrite.src_port),
         backend: socket(client.rewrite.dst, client.rewrite.dst_port),
         backend_index: client.backend,

@@ -49,6 +49,16 @@ fn daemon(text: &mut String, status: &Status) {
     });
     let help = "1 where the program runs in the driver, 0 in the slower generic path.";
     metric(text, "pairflip_interface_native", "gauge", help, native);
+    let hooks = daemon.hooks.iter().flat_map(|hook| {
+        [("done", hook.done), ("failed", hook.failed), ("lost", hook.lost)].map(
+            |(outcome, count)| {
+                let labels = labels(&[("hook", &hook.name), ("outcome", outcome)]);
+                (labels, Some(count as f64))
+            },
+        )
+    });
+    let help = "Events of a hook by what became of them; lost ones found its queue full.";
+    metric(text, "pairflip_hook_events_total", "counter", help, hooks);
     let packets = daemon
         .counters
         .iter()
@@ -275,6 +285,11 @@ pairflip_half_open_max 16384
 # HELP pairflip_interface_native 1 where the program runs in the driver, 0 in the slower generic path.
 # TYPE pairflip_interface_native gauge
 pairflip_interface_native{interface="eth0"} 1
+# HELP pairflip_hook_events_total Events of a hook by what became of them; lost ones found its queue full.
+# TYPE pairflip_hook_events_total counter
+pairflip_hook_events_total{hook="pager",outcome="done"} 12
+pairflip_hook_events_total{hook="pager",outcome="failed"} 2
+pairflip_hook_events_total{hook="pager",outcome="lost"} 0
 # HELP pairflip_packets_total Packets by what became of them.
 # TYPE pairflip_packets_total counter
 pairflip_packets_total{reason="drop_ttl"} 0

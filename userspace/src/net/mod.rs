@@ -10,6 +10,7 @@ pub mod links;
 mod messages;
 pub mod ports;
 mod topology;
+pub mod xdp_features;
 
 use std::io;
 

@@ -10,7 +10,7 @@ use pairflip_policy::{ClusterId, EndReason, EndWhich};
 
 use super::Runtime;
 use crate::{
-    dataplane::{AnyEntry, EndedFlow, Ends},
+    dataplane::{self, AnyEntry, EndedFlow, Ends},
     net::frames::{Segment, SegmentKind, VlanTag},
 };
 
@@ -20,20 +20,25 @@ const TOLD_AGAIN_FOR: Duration = Duration::from_millis(3500);
 
 impl Runtime {
     pub(super) fn end_flows(&mut self, cluster: ClusterId, which: EndWhich, reason: EndReason) {
+        let configured = &self.config.clusters[usize::from(cluster.0)];
         let backends: BTreeSet<u16> = match which {
-            EndWhich::Backend(backend) => [backend.0].into(),
-            EndWhich::Pair(pair) => self.config.clusters[usize::from(cluster.0)].pairs
-                [usize::from(pair.0)]
-            .backends()
-            .filter_map(|address| self.ids.backend(address))
-            .map(|backend| backend.0)
-            .collect(),
+            EndWhich::Backend(backend) | EndWhich::Route(_, backend) => [backend.0].into(),
+            EndWhich::Pair(pair) => configured.pairs[usize::from(pair.0)]
+                .backends()
+                .filter_map(|address| self.ids.backend(address))
+                .map(|backend| backend.0)
+                .collect(),
+        };
+        let vip = match which {
+            EndWhich::Backend(_) | EndWhich::Pair(_) => None,
+            EndWhich::Route(route, _) => Some(configured.routes[usize::from(route.0)].vip),
         };
         let slot = self.ids.cluster_slot(cluster);
-        let ended = match self
-            .dataplane
-            .end_flows(|entry| backends.contains(&entry.backend) && Some(entry.cluster) == slot)
-        {
+        let ended = match self.dataplane.end_flows(|id, entry| {
+            backends.contains(&entry.backend)
+                && Some(entry.cluster) == slot
+                && vip.is_none_or(|vip| dataplane::vip(id) == vip)
+        }) {
             Ok(ended) => ended,
             Err(error) => {
                 tracing::error!(%error, %reason, "ending flows failed; clients wait for TCP's own timeouts");

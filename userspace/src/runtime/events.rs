@@ -1,4 +1,4 @@
-//! What happened: to the log, to the journal, and to who asks.
+//! What happened: to the log, to the journal, to hooks, and to who asks.
 
 use jiff::Timestamp;
 use pairflip_policy::{Event, Severity};
@@ -22,15 +22,17 @@ impl Runtime {
         if event.severity() == Severity::Debug {
             return;
         }
-        self.journal.append(protocol::Event {
+        let told = protocol::Event {
             number: self.journal.last() + 1,
-            time: format!("{:.3}", Timestamp::now()),
+            time: stamp(),
             cluster,
             kind: event.what.name().to_owned(),
             severity: event.severity().name().to_owned(),
             text,
             facts: self.facts(event),
-        });
+        };
+        self.hooks.tell(&told, event.severity());
+        self.journal.append(told);
     }
 
     /// Tells people of what became of a cluster's secrets.
@@ -40,7 +42,7 @@ impl Runtime {
         log(severity, cluster.as_deref().unwrap_or("-"), &notice.text);
         self.journal.append(protocol::Event {
             number: self.journal.last() + 1,
-            time: format!("{:.3}", Timestamp::now()),
+            time: stamp(),
             cluster,
             kind: "keys_reread".to_owned(),
             severity: severity.name().to_owned(),
@@ -76,6 +78,12 @@ impl Runtime {
         let events = self.journal.list(query.after, limit, cluster);
         Ok(Events { events, last: self.journal.last() })
     }
+}
+
+/// The time of day, for people.
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it")]
+fn stamp() -> String {
+    format!("{:.3}", Timestamp::now())
 }
 
 fn log(severity: Severity, cluster: &str, text: &str) {

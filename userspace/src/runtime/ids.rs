@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
-    Access, BackendId, ClusterId, ClusterSpec, Drain, PairId, PairSpec, RouteId, RouteSpec, Share,
+    Access, BackendId, ClusterId, ClusterSpec, Drain, Failback, PairId, PairSpec, RouteId,
+    RouteSpec, Share, StandbyReplicas,
 };
 
 use crate::{
@@ -118,6 +119,19 @@ impl Ids {
                         config::Access::Read => Access::Read,
                     },
                     min_replicas: route.min_replicas,
+                    failback: match route.failback {
+                        // `Config::warnings` says so.
+                        config::Failback::NewConnections | config::Failback::Idle => {
+                            Failback::NewConnections
+                        }
+                        config::Failback::Cut => Failback::Cut,
+                        config::Failback::Off => Failback::Off,
+                    },
+                    standby_replicas: match route.standby_replicas {
+                        config::StandbyReplicas::Never => StandbyReplicas::Never,
+                        config::StandbyReplicas::Fallback => StandbyReplicas::Fallback,
+                        config::StandbyReplicas::Always => StandbyReplicas::Always,
+                    },
                 })
                 .collect(),
             pairs: cluster

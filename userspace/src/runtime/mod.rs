@@ -7,6 +7,7 @@ mod admin;
 mod end;
 mod events;
 mod flow_log;
+mod hooks;
 mod host;
 mod ids;
 mod outputs;
@@ -36,6 +37,7 @@ use tokio::{
 pub use self::unload::unload_offline;
 use self::{
     end::{Device, Hop},
+    hooks::Hooks,
     ids::Ids,
     requests::PendingFlips,
 };
@@ -59,6 +61,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// Longest wait for hooks to be told of the last events.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
+
 /// What steers one backend's probes.
 struct Pacer {
     /// Between the starts of two probes; `None` while the backend is not checked.
@@ -75,6 +80,7 @@ struct Runtime {
     state_dir: StateDir,
     state: State,
     journal: Journal,
+    hooks: Hooks,
     started: Instant,
     pacers: BTreeMap<BackendId, Pacer>,
     /// What the checks log in with, by index of the cluster.
@@ -114,6 +120,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
         tracing::warn!("a client of the control socket did not take its answer");
     }
+    parts.runtime.hooks.finish(LAST_HOOKS).await;
     match ended {
         Ended::Stopped => {
             tracing::info!("stopped; the kernel goes on forwarding, `pairflip unload` ends that")

@@ -10,7 +10,7 @@ use pairflip_policy::{
 
 use super::ids::Ids;
 use crate::{
-    config::Config,
+    config::{Config, StandbyReplicas},
     dataplane::{DataPlane, choice},
     state::State,
 };
@@ -61,16 +61,25 @@ fn table(
         targets.push(target(routes.get(&slot.route)?, cluster, ids));
     }
     let used: BTreeSet<BackendId> = targets.iter().flat_map(RouteTarget::backends).collect();
+    // A route that may lead to replicas of any pair says nothing about the active one.
+    let strict = cluster.routes.iter().zip(&targets);
+    let strict = strict.filter(|(route, _)| route.standby_replicas == StandbyReplicas::Never);
+    let telling: BTreeSet<BackendId> = strict.flat_map(|(_, target)| target.backends()).collect();
     let belongs = |pair: &&crate::config::Pair| {
         let members: Vec<BackendId> =
             pair.backends().filter_map(|address| ids.backend(address)).collect();
-        used.iter().all(|backend| members.contains(backend))
+        telling.iter().all(|backend| members.contains(backend))
     };
     // A table that refuses everything says nothing about the pair; the state file does.
     if used.is_empty() {
         return None;
     }
-    let active = cluster.pairs.iter().position(|pair| belongs(&pair))?;
+    let said = routes.values().map(|route| usize::from(route.pair)).next()?;
+    let active = if telling.is_empty() {
+        said
+    } else {
+        cluster.pairs.iter().position(|pair| belongs(&pair))?
+    };
     Some(RouteTable {
         generation: Generation(generation),
         active: PairId(active as u16),

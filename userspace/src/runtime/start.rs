@@ -24,13 +24,10 @@ use super::{
 };
 use crate::{
     check::{
-        self, Checker, Probe,
-        exec::Subject,
+        self, Probe,
         keys::{Keys, Notice},
-        mysql::Prober,
-        questions::Questions,
     },
-    config::{Applies, Attach, Cluster, Config, Forwarding},
+    config::{Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
     http,
@@ -94,6 +91,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         state_dir,
         state,
         journal,
+        hooks: super::hooks::Hooks::start(&config.hooks),
         started,
         pacers,
         keys,
@@ -215,35 +213,6 @@ fn all_keys(config: &Config, notices: &mpsc::Sender<Notice>) -> BTreeMap<usize, 
         .collect()
 }
 
-/// Every backend of a cluster, as commands are told of it.
-fn subjects(cluster: &Cluster) -> impl Iterator<Item = (SocketAddr, Subject)> + '_ {
-    cluster.pairs.iter().flat_map(|pair| {
-        pair.backends().map(|address| {
-            let is_primary = address == pair.primary;
-            let subject = Subject {
-                cluster: cluster.name.clone(),
-                pair: pair.name.clone(),
-                address,
-                role: if is_primary { Applies::Primary } else { Applies::Replica },
-            };
-            (address, subject)
-        })
-    })
-}
-
-fn prober(cluster: &Cluster, subject: &Subject, keys: &Keys) -> Prober {
-    let check = &cluster.check;
-    let sql = check.sql.iter().filter(|check| check.role.covers(subject.role));
-    let mut questions = Questions::none(check::role(subject.role));
-    questions.sql = sql.cloned().collect();
-    if let Some(login) = &check.login {
-        questions.galera = login.galera;
-        questions.gtid = login.gtid;
-        questions.heartbeat.clone_from(&login.heartbeat);
-    }
-    Prober::new(subject.address, keys.clone(), questions, check.timeout)
-}
-
 fn start_checks(
     config: &Config,
     ids: &Ids,
@@ -252,10 +221,8 @@ fn start_checks(
 ) -> BTreeMap<BackendId, Pacer> {
     let mut pacers = BTreeMap::new();
     for (index, cluster) in config.clusters.iter().enumerate() {
-        for (address, subject) in subjects(cluster) {
-            let Some(backend) = ids.backend(address) else { continue };
-            let login = keys.get(&index).map(|keys| prober(cluster, &subject, keys));
-            let checker = Checker::new(&cluster.check, subject, login);
+        for checker in check::checkers(cluster, keys.get(&index)) {
+            let Some(backend) = ids.backend(checker.target()) else { continue };
             let (pace, pace_receiver) = watch::channel(Some(cluster.check.fast_interval));
             let kick = Arc::new(Notify::new());
             let results = results.clone();

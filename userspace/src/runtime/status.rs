@@ -41,6 +41,7 @@ pub(super) fn status(runtime: &Runtime) -> Result<Status, ApiError> {
         half_open_max: u64::from(runtime.config.daemon.half_open_max),
         counters: counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         warnings: runtime.config.warnings(),
+        hooks: runtime.hooks.status(),
     };
     let view = runtime.policy.view();
     let clusters = view
@@ -216,6 +217,12 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::CheckImpaired { backend: id, cause, text } => {
             format!("{} is alive and the check cannot judge it: {cause} ({text}); its health stays as it was", backend(*id))
         }
+        EventKind::VersionChanged { backend: id, from, to } => {
+            format!("{} is version {to} now; it was {from}", backend(*id))
+        }
+        EventKind::CheckRestored { backend: id } => {
+            format!("the check can judge {} again", backend(*id))
+        }
         EventKind::ConditionImpaired { backend: id, name, cause, text } => {
             format!("condition {name} of {} cannot be judged and stays as it was: {cause} ({text})", backend(*id))
         }
@@ -227,12 +234,6 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         }
         EventKind::MaintenanceChanged { backend: id, reason: None } => {
             format!("{} is out of maintenance, say its checks", backend(*id))
-        }
-        EventKind::VersionChanged { backend: id, from, to } => {
-            format!("{} is version {to} now; it was {from}", backend(*id))
-        }
-        EventKind::CheckRestored { backend: id } => {
-            format!("the check can judge {} again", backend(*id))
         }
         EventKind::AllChecksFailing => {
             "nothing is heard from any backend; the fault is probably between here and them, so routes stay as they are".to_owned()

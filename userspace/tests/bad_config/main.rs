@@ -7,6 +7,7 @@ mod check;
 mod check_kinds;
 mod cluster;
 mod daemon;
+mod hooks;
 mod pairs;
 mod routes;
 mod sections;
@@ -72,6 +73,7 @@ fn every_case_is_refused_with_its_text() {
         syntax::CASES,
         sections::CASES,
         daemon::CASES,
+        hooks::CASES,
         cluster::CASES,
         check::CASES,
         check_kinds::CASES,

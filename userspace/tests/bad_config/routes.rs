@@ -253,6 +253,28 @@ min_replicas = 2"#)],
     remove it: writes go to the primary alone"#,
     },
     Case {
+        name: "a write route that fails back and goes to standby replicas",
+        changes: &[(r#"access = "write""#, r#"access = "write"
+failback = "cut"
+standby_replicas = "always""#)],
+        errors: r#"bad.toml:15:12: cluster[main].route[writes].failback: belongs to access = "read"
+    remove it: writes go to the primary alone
+bad.toml:16:20: cluster[main].route[writes].standby_replicas: belongs to access = "read"
+    remove it: writes go to the primary alone
+2 errors"#,
+    },
+    Case {
+        name: "ways of failing back that there are not",
+        changes: &[(r#"access = "read""#, r#"access = "read"
+failback = "auto"
+standby_replicas = true"#)],
+        errors: r#"bad.toml:20:12: cluster[main].route[reads].failback: "auto" is not a known value
+    write one of "new-connections", "idle", "cut", "off"
+bad.toml:21:20: cluster[main].route[reads].standby_replicas: expected a string, found true
+    write standby_replicas = "never"
+2 errors"#,
+    },
+    Case {
         name: "33 routes",
         changes: &[(r#"[[cluster.route]]
 name = "reads"

@@ -83,7 +83,7 @@ interfaces = ["eth0"]
         changes: &[("[daemon]", "verbose = true
 [daemon]")],
         errors: "bad.toml:1:1: verbose: unknown key of the top level
-    the keys of the top level are: daemon, cluster",
+    the keys of the top level are: daemon, cluster, hook",
     },
     Case {
         name: "a slip in a section",
@@ -123,7 +123,7 @@ snat_ports = "32768-60999""#)],
         changes: &[(r#"interfaces = ["eth0"]"#, r#"interfaces = ["eth0"]
 name = "db""#)],
         errors: "bad.toml:3:1: daemon.name: unknown key of [daemon]
-    it belongs to [[cluster]] or [[cluster.check.sql]] or [[cluster.check.http]] or [[cluster.check.tcp]] or [[cluster.check.exec]] or [[cluster.route]] or [[cluster.pair]]",
+    it belongs to [[cluster]] or [[cluster.check.sql]] or [[cluster.check.http]] or [[cluster.check.tcp]] or [[cluster.check.exec]] or [[cluster.route]] or [[cluster.pair]] or [[hook]]",
     },
     Case {
         name: "a key of nowhere",
@@ -149,8 +149,8 @@ colour = "red""#)],
         name: "failback",
         changes: &[(r#"name = "main""#, r#"name = "main"
 failback = "idle""#)],
-        errors: "bad.toml:6:1: cluster[main].failback: not supported by this version
-    remove it: new connections return to a replica as soon as it is fit",
+        errors: "bad.toml:6:1: cluster[main].failback: unknown key of [[cluster]]
+    it belongs to [[cluster.route]]",
     },
     Case {
         name: "another kind of check",

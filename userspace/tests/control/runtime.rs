@@ -265,6 +265,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             half_open_max: 512,
             counters: [("forwarded".to_owned(), 10)].into(),
             warnings: vec![],
+            hooks: vec![],
         },
         clusters: vec![ClusterStatus {
             name: "main".into(),

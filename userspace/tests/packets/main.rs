@@ -678,7 +678,7 @@ fn ended_flows_leave_the_tables_with_the_numbers_that_both_ends_accept() {
     let mut bench = Bench::new();
     let flow = bench.establish(CLIENT, VIP_WRITE);
     bench.run(&flow.data(b"12345"));
-    let ended = bench.dataplane.end_flows(|entry| entry.backend == FIRST).unwrap();
+    let ended = bench.dataplane.end_flows(|_, entry| entry.backend == FIRST).unwrap();
     assert_eq!(ended.len(), 1);
     assert_eq!(ended[0].client.seq_next, flow.client_next + 5);
     assert_eq!(ended[0].reply.unwrap().seq_next, flow.server_next);
@@ -709,7 +709,7 @@ fn what_is_left_of_a_cut_is_no_flow_and_is_swept() {
     let dataplane = &mut world.bench.dataplane;
     assert_eq!(dataplane.list_flows(FlowFilter::default(), 9).unwrap(), (Vec::new(), 0));
     assert_eq!(dataplane.flow_counts().unwrap(), FlowCounts::default());
-    assert!(dataplane.end_flows(|_| true).unwrap().is_empty(), "nothing ends twice");
+    assert!(dataplane.end_flows(|_, _| true).unwrap().is_empty(), "nothing ends twice");
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(swept(&mut world.bench, SweepLimits { closing: Duration::ZERO, ..LONG }), 0);
     let late = world.run_from(Side::Client, &scene.client(ACK));

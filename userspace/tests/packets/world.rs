@@ -392,7 +392,7 @@ impl World {
         if when == When::Cut {
             let port = PortBe::new(scene.source.port());
             let ended =
-                self.bench.dataplane.end_flows(|entry| entry.rewrite.src_port == port).unwrap();
+                self.bench.dataplane.end_flows(|_, entry| entry.rewrite.src_port == port).unwrap();
             assert_eq!(ended.len(), 1, "{self}");
         }
         scene

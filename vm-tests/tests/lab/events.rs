@@ -72,6 +72,41 @@ fn flips_and_admin_states_are_in_the_journal_with_who_said_so() {
     drop(lab);
 }
 
+#[test]
+fn hooks_are_told_and_one_that_hangs_delays_neither_a_flip_nor_the_others() {
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let (_lab, daemon) = start_with(&Options { both_writable: true, ..options() }, |text| {
+        let script = format!("cat >> {}", out.path().display());
+        format!(
+            "[[hook]]\nname = \"told\"\ncommand = [\"/bin/sh\", \"-c\", {script:?}]\nevents = [\"flip_done\"]\n\
+             [[hook]]\nname = \"hangs\"\ncommand = [\"/bin/sleep\", \"600\"]\ntimeout = \"2s\"\n\
+             [[hook]]\nname = \"missing\"\ncommand = [\"/does/not/exist\"]\nclusters = [\"main\"]\n{text}"
+        )
+    });
+    daemon.ctl(&["flip", "--route-only", "--to", "pair2"]).unwrap();
+    daemon.ctl(&["flip", "--route-only", "--to", "pair1"]).unwrap();
+    let told = || std::fs::read_to_string(out.path()).unwrap_or_default();
+    wait_for("the hook is told of both flips", SLACK, || told().lines().count() == 2);
+    let flips: Vec<Value> =
+        told().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let journal: Vec<Value> =
+        events(&daemon).into_iter().filter(|event| event["kind"] == "flip_done").collect();
+    assert_eq!(flips, journal, "the hook gets what the journal has, in order");
+
+    let hook = |name: &str| {
+        let status = daemon.status().unwrap();
+        let hooks = status["daemon"]["hooks"].as_array().unwrap().clone();
+        hooks.into_iter().find(|hook| hook["name"] == name).unwrap()
+    };
+    let killed = "did not end within 2s and was killed with its children";
+    wait_for("the hook that hangs is killed", SLACK, || {
+        hook("hangs")["failure"].as_str().is_some_and(|failure| failure.contains(killed))
+    });
+    assert_eq!(hook("told")["failed"], 0);
+    let page = daemon.ctl(&["status"]).unwrap();
+    assert!(page.contains("warning: hook missing: /does/not/exist cannot be started: "), "{page}");
+}
+
 /// All of them.
 fn events(daemon: &Daemon) -> Vec<Value> {
     let json = daemon.ctl(&["events", "--json", "--limit", "10000"]).unwrap();

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod admin;
+mod check;
 mod conditions;
 mod events;
 mod failure;

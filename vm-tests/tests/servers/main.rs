@@ -23,7 +23,7 @@ use pairflip::{
 };
 use pairflip_policy::{Cause, CheckResult, Facts, Role};
 use pairflip_vm_tests::{
-    Client, Daemon, Flavour, Fork, Lab, Options,
+    Client, Daemon, Flavour, Fork, Lab, Options, Topology,
     lab::{
         database::{CHECK_PASSWORD, CHECK_USER},
         topology::{VIP_READ, VIP_WRITE},
@@ -43,10 +43,14 @@ struct World {
 }
 
 fn lab(flavour: Flavour, count: usize) -> Lab {
+    lab_with(|options| Options { servers: flavour, servers_count: count, ..options })
+}
+
+fn lab_with(change: impl FnOnce(Options) -> Options) -> Lab {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("s{}x{number}", std::process::id());
-    let options = Options { servers: flavour, servers_count: count, ..Options::new(&name) };
+    let options = change(Options::new(&name));
     Lab::up(&options, |_| {}).unwrap()
 }
 
@@ -127,7 +131,7 @@ impl World {
     fn facts(&self, number: usize) -> Facts {
         match self.probe(number) {
             CheckResult::Answered(facts) => facts,
-            other @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{other:?}"),
+            result @ (CheckResult::Failed(_) | CheckResult::Reached) => panic!("{result:?}"),
         }
     }
 }

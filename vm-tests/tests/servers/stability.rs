@@ -41,6 +41,27 @@ fn a_daemon_that_was_stopped_or_starved_takes_nobody_down() {
 }
 
 #[test]
+fn a_daemon_that_runs_for_moments_only_takes_nobody_down() {
+    let world = World::start(lab(Flavour::MariaDb1011, 4));
+    let client = healthy_with_client(&world);
+    let (routes, before) = (world.routes(), world.last_event());
+    let pid = world.daemon.pid().unwrap();
+    let start = Instant::now();
+    let mut pause = 0;
+    while start.elapsed() < Duration::from_secs(20) {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // Longer than the timeout of a check, and of many lengths.
+        pause = (pause + 130) % 400;
+        thread::sleep(Duration::from_millis(550 + pause));
+        kill(pid, Signal::SIGCONT).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "ran for moments");
+    client.is_served();
+}
+
+#[test]
 fn when_every_check_fails_at_once_nothing_moves() {
     let world = World::start(lab(Flavour::MariaDb1011, 4));
     let client = healthy_with_client(&world);
@@ -67,6 +88,25 @@ fn when_every_check_fails_at_once_nothing_moves() {
     thread::sleep(DETECTION);
     nothing_moved(&world, &routes, before, "all checks failed for a while");
     client.is_served();
+}
+
+#[test]
+fn a_link_to_the_servers_that_goes_down_and_up_moves_nothing() {
+    let world = World::start(lab_with(|options| Options { topology: Topology::TwoArm, ..options }));
+    let client = healthy_with_client(&world);
+    let (routes, before) = (world.routes(), world.last_event());
+    let redirector = world.lab.ns("redirector");
+    redirector.ip("link set eth1 down").unwrap();
+    wait_for("it is told", DETECTION + SLACK, || {
+        world.told("all_checks_failing", before).len() == 1
+    });
+    thread::sleep(2 * DETECTION);
+    nothing_moved(&world, &routes, before, "the link is down");
+    redirector.ip("link set eth1 up").unwrap();
+    wait_for("it is told", DETECTION + SLACK, || world.told("checks_answering", before).len() == 1);
+    client.is_served();
+    thread::sleep(DETECTION);
+    nothing_moved(&world, &routes, before, "the link was down");
 }
 
 fn nothing_moved(world: &World, routes: &Value, before: u64, what: &str) {

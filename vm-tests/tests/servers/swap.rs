@@ -25,7 +25,10 @@ fn an_upgrade_and_another_fork_at_an_address_are_noticed_without_a_restart() {
 
     world.lab.db_mut(2).replace(Flavour::MariaDb1011).unwrap();
     assert_eq!(expect_change(&world, &mysql), mariadb_10_11);
-    assert_eq!(world.told("check_impaired", 0), [""; 0], "no statement was refused");
+    // A new server lets nobody in until it has its accounts; a statement of the other fork would be an error of syntax.
+    let mut refused = world.told("check_impaired", 0);
+    refused.retain(|text| text.contains("ERROR 1064"));
+    assert_eq!(refused, [""; 0]);
 }
 
 /// Waits for the event and returns the new version.

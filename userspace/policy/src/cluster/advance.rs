@@ -10,7 +10,7 @@ use crate::{
     flip::Flip,
     health::Verdict,
     ids::{BackendId, PairId},
-    input::{Access, Admin},
+    input::{Access, Admin, Failback, PairSpec, RouteSpec},
     moment::Moment,
     output::{EndWhich, Output, Pace, RouteTable},
     reason::{ChangeReason, EndReason, PersistReason},
@@ -196,9 +196,25 @@ impl Cluster {
         let routes = self.spec.routes.iter().enumerate();
         routes
             .map(|(index, route)| {
-                routing::answer(route, self.pair(pair), &self.backends, presumed(index))
+                let (pair, pairs) = (self.pair(pair), &self.spec.pairs);
+                let answer = routing::answer(route, pair, pairs, &self.backends, presumed(index));
+                self.kept_answer(route, pair)
+                    .filter(|kept| kept.replaces(&answer))
+                    .unwrap_or(answer)
             })
             .collect()
+    }
+
+    /// Returns the answer that keeps reads on the primary, if they are there and may not go back by themselves.
+    fn kept_answer(&self, route: &RouteSpec, pair: &PairSpec) -> Option<Answer> {
+        let table = self.table.as_ref().filter(|table| table.active == pair.id)?;
+        let primary = &self.backends[&pair.primary];
+        let is_kept = route.failback == Failback::Off
+            && !self.may_fail_back
+            && primary.is_ready()
+            && primary.read_verdict() == Verdict::Up
+            && routing::is_fallback(table.routes.get(usize::from(route.id.0))?, route, pair);
+        is_kept.then(|| Answer::kept(pair.primary))
     }
 
     /// Sets the pace of every backend whose pace changed.

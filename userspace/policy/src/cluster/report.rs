@@ -89,6 +89,10 @@ fn version_change(backend: &mut Backend) -> Option<EventKind> {
 }
 
 fn impairment_change(backend: &mut Backend) -> Option<EventKind> {
+    if backend.failure.as_ref().is_some_and(|failure| failure.cause == Cause::Starved) {
+        // It comes and goes with every probe, and has nothing to do with the server.
+        return None;
+    }
     let impairment = backend.impairment().cloned();
     let cause = impairment.as_ref().map(|failure| failure.cause);
     let reported = mem::replace(&mut backend.reported.impaired, cause);

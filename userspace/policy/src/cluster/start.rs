@@ -1,9 +1,9 @@
 //! Start: what a new daemon makes of the state file and of the table it finds in the kernel.
 
 use crate::{
-    ids::PairId,
-    input::ClusterSpec,
-    output::{RouteTable, RouteTarget},
+    ids::{BackendId, PairId},
+    input::{ClusterSpec, PairSpec, StandbyReplicas},
+    output::RouteTable,
     reason::ActiveSource,
 };
 
@@ -11,12 +11,21 @@ use crate::{
 ///
 /// Pairs are numbers in the kernel, so a configuration edited since then could give a number to
 /// another pair. The backends settle it: every one that is forwarded to must belong to the table's
-/// pair.
+/// pair, but for replicas of others where a route may lead to them.
 pub(super) fn fits(table: &RouteTable, spec: &ClusterSpec) -> bool {
     let pair = spec.pairs.iter().find(|pair| pair.id == table.active);
-    let mut forwarded = table.routes.iter().flat_map(RouteTarget::backends);
-    table.routes.len() == spec.routes.len()
-        && pair.is_some_and(|pair| forwarded.all(|id| pair.backends().any(|known| known == id)))
+    let others = |id: BackendId| {
+        spec.pairs.iter().flat_map(|pair| &pair.replicas).any(|share| share.backend == id)
+    };
+    let fits = |pair: &PairSpec| {
+        spec.routes.iter().zip(&table.routes).all(|(route, target)| {
+            let may_leave = route.standby_replicas != StandbyReplicas::Never;
+            target
+                .backends()
+                .all(|id| pair.backends().any(|known| known == id) || may_leave && others(id))
+        })
+    };
+    table.routes.len() == spec.routes.len() && pair.is_some_and(fits)
 }
 
 /// Returns the pair that is active at the start, and who says so.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pairflip_policy::{
     Access, BackendId, Cause, Channel, CheckFailure, CheckResult, ClusterId, ClusterSpec, Drain,
-    Facts, PairId, PairSpec, RouteId, RouteSpec, Share,
+    Facts, Failback, PairId, PairSpec, RouteId, RouteSpec, Share, StandbyReplicas,
 };
 
 pub(crate) const WRITES: RouteId = RouteId(0);
@@ -36,10 +36,7 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
         slow_start: Duration::ZERO,
         hold_off: Duration::ZERO,
         drain: Drain::Finish,
-        routes: vec![
-            RouteSpec { id: WRITES, name: "writes".into(), access: Access::Write, min_replicas: 1 },
-            RouteSpec { id: READS, name: "reads".into(), access: Access::Read, min_replicas: 1 },
-        ],
+        routes: vec![route(WRITES, "writes", Access::Write), route(READS, "reads", Access::Read)],
         pairs: pairs.collect(),
     }
 }
@@ -52,15 +49,28 @@ pub(crate) fn answered(read_only: bool, lag_s: Option<u64>) -> CheckResult {
         io_running: lag_s.is_some(),
         sql_running: true,
         lag: lag_s.map(Duration::from_secs),
+        ..Channel::default()
     };
     CheckResult::Answered(Facts {
         read_only,
         server_id: 1,
         version: "11.8.3-MariaDB".into(),
         replication: vec![channel],
+        ..Facts::default()
     })
 }
 
 pub(crate) fn failed(cause: Cause) -> CheckResult {
     CheckResult::Failed(CheckFailure { cause, text: String::new() })
+}
+
+fn route(id: RouteId, name: &str, access: Access) -> RouteSpec {
+    RouteSpec {
+        id,
+        name: name.into(),
+        access,
+        min_replicas: 1,
+        failback: Failback::NewConnections,
+        standby_replicas: StandbyReplicas::Never,
+    }
 }

@@ -1,0 +1,242 @@
+//! Which privileges the check account has, which it needs for what, and the statement that gives a missing one.
+//!
+//! Read from `SHOW GRANTS`, which every account may ask about itself.
+
+use std::collections::BTreeSet;
+
+use super::dialect::{Cell, Dialect};
+
+/// Answered with one line of text per grant.
+pub(crate) const GRANTS_QUERY: &str = "SHOW GRANTS";
+
+/// What an account's privileges are needed for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Reading the state of replication.
+    Check,
+    /// Making a server read-only, and writable again.
+    Fence,
+}
+
+impl Purpose {
+    pub(crate) const ALL: [Self; 2] = [Self::Check, Self::Fence];
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Check => "read the state of replication",
+            Self::Fence => "fence and unfence primaries (failover = \"auto\")",
+        }
+    }
+}
+
+/// The privileges of an account that hold everywhere (`ON *.*`), and whether there may be more.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Grants {
+    /// `user@host` as the server has it, quoted for a statement.
+    account: String,
+    /// In capitals.
+    everywhere: BTreeSet<String>,
+    /// Roles may bring privileges that are not listed.
+    has_roles: bool,
+}
+
+/// A privilege that an account lacks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Missing {
+    pub(crate) purpose: &'static str,
+    /// Gives it.
+    pub(crate) statement: String,
+    /// A role may bring it all the same.
+    pub(crate) is_certain: bool,
+}
+
+impl Grants {
+    /// Reads the answer to [`GRANTS_QUERY`].
+    pub(crate) fn read(rows: &[Vec<Cell>]) -> Self {
+        let mut grants = Self::default();
+        for line in rows.iter().filter_map(|row| row.first()?.1.as_deref()) {
+            let Some(rest) = strip_word(line.trim(), "GRANT") else { continue };
+            let Some((before, account)) = split_word(rest, " TO ") else { continue };
+            let account = account_of(account);
+            match split_word(before, " ON ") {
+                Some((privileges, "*.*")) => {
+                    // The lines of a role are about the role's own name.
+                    if grants.account.is_empty() {
+                        grants.account = account;
+                    }
+                    grants.everywhere.extend(privileges.split(',').map(privilege));
+                }
+                // Of a database or a table.
+                Some(_) => {}
+                None => grants.has_roles = true,
+            }
+        }
+        grants
+    }
+
+    /// Returns what this account lacks for a purpose on a server of this kind.
+    pub(crate) fn missing(
+        &self,
+        dialect: Dialect,
+        version: [u32; 3],
+        purpose: Purpose,
+    ) -> Option<Missing> {
+        let enough = sufficient(dialect, version, purpose);
+        let has = |name: &&str| self.everywhere.contains(*name);
+        if enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES") {
+            return None;
+        }
+        Some(Missing {
+            purpose: purpose.text(),
+            statement: format!("GRANT {} ON *.* TO {};", enough[0], self.account),
+            is_certain: !self.has_roles,
+        })
+    }
+}
+
+/// The privileges each of which is enough, the narrowest first.
+///
+/// MariaDB split them off REPLICATION CLIENT and SUPER in 10.5.2, and took the second one out of SUPER in 10.11 (its release
+/// notes); MySQL split SYSTEM_VARIABLES_ADMIN off SUPER in 8.0.
+fn sufficient(dialect: Dialect, version: [u32; 3], purpose: Purpose) -> &'static [&'static str] {
+    match (purpose, dialect == Dialect::MariaDb) {
+        (Purpose::Check, true) if version >= [10, 5, 2] => &["SLAVE MONITOR", "REPLICA MONITOR"],
+        (Purpose::Check, _) => &["REPLICATION CLIENT", "SUPER"],
+        (Purpose::Fence, true) if version >= [10, 11, 0] => &["READ_ONLY ADMIN", "READ ONLY ADMIN"],
+        (Purpose::Fence, true) if version >= [10, 5, 2] => {
+            &["READ_ONLY ADMIN", "READ ONLY ADMIN", "SUPER"]
+        }
+        (Purpose::Fence, false) if version >= [8, 0, 0] => &["SYSTEM_VARIABLES_ADMIN", "SUPER"],
+        (Purpose::Fence, _) => &["SUPER"],
+    }
+}
+
+fn privilege(text: &str) -> String {
+    text.trim().to_ascii_uppercase()
+}
+
+/// The account of `user@host IDENTIFIED BY ...` and the like, with its quotes.
+fn account_of(text: &str) -> String {
+    let mut quote = None;
+    let end = text.char_indices().find(|&(_, c)| {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if matches!(c, '`' | '\'' | '"') => quote = Some(c),
+            None => return c.is_whitespace(),
+        }
+        false
+    });
+    text[..end.map_or(text.len(), |(index, _)| index)].to_owned()
+}
+
+fn strip_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let head = text.get(..word.len())?;
+    head.eq_ignore_ascii_case(word).then(|| text[word.len()..].trim_start())
+}
+
+/// Splits at the first `word` outside quotes.
+fn split_word<'a>(text: &'a str, word: &str) -> Option<(&'a str, &'a str)> {
+    let mut quote = None;
+    for (index, c) in text.char_indices() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if matches!(c, '`' | '\'' | '"') => quote = Some(c),
+            None if text[index..].starts_with(word) => {
+                return Some((text[..index].trim(), text[index + word.len()..].trim()));
+            }
+            None => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::dialect::number;
+
+    #[test]
+    fn mariadb_needs_slave_monitor_to_check_and_read_only_admin_to_fence() {
+        let grants = grants(&[
+            "GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO `pairflip`@`%` IDENTIFIED BY PASSWORD '*X TO Y'",
+        ]);
+        check(&grants, Dialect::MariaDb, "10.11.19-MariaDB", Purpose::Check, None);
+        let fence = Some("GRANT READ_ONLY ADMIN ON *.* TO `pairflip`@`%`;");
+        check(&grants, Dialect::MariaDb, "10.11.19-MariaDB", Purpose::Fence, fence);
+    }
+
+    #[test]
+    fn an_account_without_privileges_lacks_everything() {
+        let grants = grants(&["GRANT USAGE ON *.* TO `a b`@`10.0.%`"]);
+        let check_ = Some("GRANT SLAVE MONITOR ON *.* TO `a b`@`10.0.%`;");
+        check(&grants, Dialect::MariaDb, "11.8.3-MariaDB", Purpose::Check, check_);
+        let check_ = Some("GRANT REPLICATION CLIENT ON *.* TO `a b`@`10.0.%`;");
+        check(&grants, Dialect::MySql, "9.7.4", Purpose::Check, check_);
+        let fence = Some("GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO `a b`@`10.0.%`;");
+        check(&grants, Dialect::MySql, "8.4.0", Purpose::Fence, fence);
+        let fence = Some("GRANT SUPER ON *.* TO `a b`@`10.0.%`;");
+        check(&grants, Dialect::MySqlOld, "5.7.44", Purpose::Fence, fence);
+    }
+
+    #[test]
+    fn privileges_of_a_database_do_not_count() {
+        let grants = grants(&[
+            "GRANT USAGE ON *.* TO 'p'@'%'",
+            "GRANT ALL PRIVILEGES ON `app`.* TO 'p'@'%'",
+        ]);
+        let statement = Some("GRANT REPLICATION CLIENT ON *.* TO 'p'@'%';");
+        check(&grants, Dialect::MySql, "8.0.40", Purpose::Check, statement);
+    }
+
+    #[test]
+    fn all_privileges_and_wider_ones_are_enough() {
+        let all = grants(&["GRANT ALL PRIVILEGES ON *.* TO `root`@`%` WITH GRANT OPTION"]);
+        let wide = grants(&["GRANT SELECT, SUPER ON *.* TO `root`@`%`"]);
+        for purpose in [Purpose::Check, Purpose::Fence] {
+            check(&all, Dialect::MariaDb, "10.11.0-MariaDB", purpose, None);
+            check(&all, Dialect::MySql, "9.7.4", purpose, None);
+            check(&wide, Dialect::MySql, "9.7.4", purpose, None);
+        }
+        check(&wide, Dialect::MariaDb, "10.6.1-MariaDB", Purpose::Fence, None);
+        let fence = Some("GRANT READ_ONLY ADMIN ON *.* TO `root`@`%`;");
+        check(&wide, Dialect::MariaDb, "10.11.1-MariaDB", Purpose::Fence, fence);
+    }
+
+    #[test]
+    fn dynamic_privileges_are_on_lines_of_their_own() {
+        let grants = grants(&[
+            "GRANT REPLICATION CLIENT ON *.* TO `p`@`%`",
+            "GRANT CONNECTION_ADMIN,SYSTEM_VARIABLES_ADMIN ON *.* TO `p`@`%`",
+        ]);
+        check(&grants, Dialect::MySql, "9.7.4", Purpose::Fence, None);
+    }
+
+    #[test]
+    fn with_a_role_nothing_is_certain() {
+        let grants =
+            grants(&["GRANT USAGE ON *.* TO `p`@`%`", "GRANT `monitoring`@`%` TO `p`@`%`"]);
+        let missing =
+            grants.missing(Dialect::MySql, number("9.7.4").unwrap(), Purpose::Check).unwrap();
+        assert!(!missing.is_certain);
+    }
+
+    fn grants(lines: &[&str]) -> Grants {
+        let row = |line: &&str| vec![("Grants for p@%".to_owned(), Some((*line).to_owned()))];
+        Grants::read(&lines.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn check(
+        grants: &Grants,
+        dialect: Dialect,
+        version: &str,
+        purpose: Purpose,
+        statement: Option<&str>,
+    ) {
+        let missing = grants.missing(dialect, number(version).unwrap(), purpose);
+        let found = missing.as_ref().map(|missing| missing.statement.as_str());
+        assert_eq!(found, statement, "{dialect:?} {version} {purpose:?}");
+        assert!(missing.is_none_or(|missing| missing.is_certain));
+    }
+}
