@@ -367,6 +367,7 @@ mod tests {
             max_lag: std::time::Duration::from_secs(1),
             slow_start: std::time::Duration::ZERO,
             hold_off: std::time::Duration::ZERO,
+            failover: crate::failover::Failover::Manual,
             drain: crate::Drain::Finish,
             routes: Vec::new(),
             pairs: Vec::new(),

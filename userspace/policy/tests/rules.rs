@@ -819,6 +819,7 @@ impl World {
         let id = self.spec.id;
         let restored = Restored {
             admin: BTreeMap::new(),
+            failovers: BTreeMap::new(),
             active: self.state_file.map(|pair| (id, pair)).into_iter().collect(),
             generation: generation.map(|generation| (id, generation)).into_iter().collect(),
             tables: self.kernel.clone().map(|table| (id, table)).into_iter().collect(),
@@ -864,12 +865,12 @@ impl World {
                 }
                 self.policy.handle(Input::Applied { cluster, generation, result }, self.now);
             }
-            Output::PersistActive { cluster, pair, reason } => {
+            Output::PersistActive { cluster, pair, failover, reason } => {
                 let result = match self.writes {
                     Driver::Works => Ok(()),
                     Driver::Fails => Err(PersistError { reason: "disk full".into() }),
                     Driver::Hangs => {
-                        let output = Output::PersistActive { cluster, pair, reason };
+                        let output = Output::PersistActive { cluster, pair, failover, reason };
                         return self.hanging.push(output);
                     }
                 };
@@ -885,6 +886,7 @@ impl World {
             | Output::Reply { .. }
             | Output::ForgetAdmin { .. }
             | Output::Event(_) => {}
+            Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
         }
     }
 }
@@ -966,5 +968,6 @@ fn text(output: &Output) -> Option<String> {
         }
         Output::Reply { result: Err(refused), .. } => format!("reply {}", refused.name()),
         Output::SetPace { .. } | Output::ForgetAdmin { .. } | Output::Event(_) => return None,
+        Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
     })
 }

@@ -221,6 +221,8 @@ pub const fn role(applies: Applies) -> Role {
     }
 }
 
+pub(crate) use self::cause::failure;
+
 /// Probes one backend until nobody wants to know: the sender of `pace` or the receiver of `results`
 /// was dropped.
 ///

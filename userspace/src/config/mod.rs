@@ -41,11 +41,12 @@ use toml::de::DeTable;
 pub use self::cluster::REPLICAS_MAX;
 pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
+pub use self::hook::KEYS_REREAD;
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Failback, Forwarding, Galera, Heartbeat, Hook, HttpCheck,
-    Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, StandbyReplicas,
-    TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Failover, Forwarding, Galera, Heartbeat, Hook,
+    HttpCheck, Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck,
+    StandbyReplicas, TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
 use self::secret::UnreadSecrets;

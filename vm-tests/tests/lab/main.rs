@@ -7,6 +7,7 @@ mod admin;
 mod check;
 mod conditions;
 mod events;
+mod failover;
 mod failure;
 mod flip;
 mod lifecycle;
