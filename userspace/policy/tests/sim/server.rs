@@ -228,7 +228,7 @@ impl Server {
         }
         told.answers = match result {
             CheckResult::Answered(_) => told.answers + 1,
-            CheckResult::Failed(_) => 0,
+            CheckResult::Failed(_) | CheckResult::Reached => 0,
         };
         if let CheckResult::Answered(facts) = result {
             told.read_only = Some(facts.read_only);
