@@ -378,6 +378,12 @@ impl Facts<'_> {
                 Err(fault) => faults.push((pair.id, fault)),
             }
         }
+        // Who has not been asked yet may have more than who has; it is asked within `fast_interval`, or fails to answer.
+        let is_awaited =
+            |(_, fault): &(PairId, CandidateFault)| *fault == CandidateFault::NotAskedSince;
+        if faults.iter().any(is_awaited) {
+            return Err(FailoverRefused::NoCandidate { faults });
+        }
         let Some((first, rest)) = fit.split_first() else {
             return Err(if faults.is_empty() {
                 FailoverRefused::NoOtherPair

@@ -291,6 +291,12 @@ fn of_several_the_one_with_most_of_the_old_primarys_writes_takes_over() {
     let world = script("b lost-at-700", "c lost-nowhere");
     assert_eq!(world.view().active, PairId(0));
     assert!(world.refusal().contains("2 pairs could take over"), "{}", world.refusal());
+    // Whoever is asked first.
+    let mut world = World::new(3);
+    world.steps(&format!("{HEALTHY}c ok; c2 ok; {DEAD}c lost-at-500"));
+    assert_eq!(world.view().active, PairId(0));
+    world.steps("b lost-at-700");
+    assert_eq!(world.view().active, PairId(1));
     assert_eq!(script("b lost-at-500", "c lost-behind").view().active, PairId(1), "the only one");
 }
 

@@ -57,10 +57,6 @@ impl World {
                 if matches!(reason, PersistReason::Flip { .. }) {
                     assert!(self.sites[cluster].asked.contains(pair), "nobody asked for {pair}");
                 }
-                if *reason == PersistReason::Failover {
-                    let now = self.now;
-                    self.site(*cluster).decided_at = Some(now);
-                }
             }
             Output::Fence { cluster, backend, reason, timeout } => {
                 assert!(may_act, "nonsense caused a fence");

@@ -96,7 +96,7 @@ pub(crate) struct Site {
     pub(crate) out: BTreeSet<PairId>,
     /// When the last failover was decided; `None` once an operator knows of it.
     pub(crate) failed_over_at: Option<Moment>,
-    /// When the one that the state file knows of was decided.
+    /// When the old primary was found unreachable last, which decides a failover.
     pub(crate) decided_at: Option<Moment>,
     /// The old primary was asked for its fence and did not answer, at this count of things told.
     pub(crate) unreachable_at: Option<(BackendId, u64)>,
@@ -742,8 +742,9 @@ impl World {
                         matches!(&result, Err(error) if error.fault == FenceFault::Unreachable);
                     self.site(cluster).unreachable_at = None;
                     if is_gone {
-                        let tick = self.tick;
+                        let (tick, now) = (self.tick, self.now);
                         self.site(cluster).unreachable_at = Some((backend, tick));
+                        self.site(cluster).decided_at = Some(now);
                     }
                     match &result {
                         Ok(Fenced { was_read_only: false }) => {
@@ -913,6 +914,10 @@ impl World {
                 // The kernel forgot or had nothing to say, and the state file has a failover before its swap.
                 site.out.insert(last.from);
                 site.failed_over_at = Some(site.decided_at.unwrap_or(now));
+            }
+            // An operator's word that had not reached the disk is to be said again: until then nothing goes there.
+            if let Some((_, memory)) = &site.state_file {
+                site.out.extend(&memory.out);
             }
             // Who takes the connections is not out.
             site.out.remove(&view.active);
