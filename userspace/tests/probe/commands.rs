@@ -83,7 +83,7 @@ async fn a_command_that_writes_without_end_is_bounded() {
 async fn a_probe_that_is_given_up_leaves_no_command() {
     let dir = tempfile::tempdir().expect("dir");
     let file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; sleep 60", file.display());
+    let script = format!("sleep 60 & echo $! > {}; wait", file.display());
     let check = command(&["/bin/sh", "-c", &script]);
     let mut checker = Checker::new(&check, subject(server()), None);
     let given_up = tokio::time::timeout(Duration::from_millis(200), checker.probe()).await;

@@ -242,6 +242,7 @@ impl World {
                 && other.answered_at.is_some_and(|(at, _)| at > dead_since)
                 && other.failures == 0
                 && other.answers >= site.spec.rise
+                && other.opinion_passes >= site.spec.rise
                 && other.sound.iter().any(|(source, at, lag)| {
                     *source == old
                         && old_told.answered_at.is_some_and(|(_, last)| *at + slack >= last)

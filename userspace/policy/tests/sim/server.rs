@@ -91,6 +91,8 @@ pub(crate) struct Told {
     /// What its condition said last, and how often in a row that it fails.
     pub(crate) opinion: Option<Opinion>,
     pub(crate) opinion_failures: u32,
+    /// How often in a row that it passes.
+    pub(crate) opinion_passes: u32,
 }
 
 impl Server {
@@ -189,6 +191,8 @@ impl Server {
             Opinion::Fails => told.opinion_failures + 1,
             Opinion::Passes | Opinion::Maintenance | Opinion::Silent | Opinion::Unjudged => 0,
         };
+        told.opinion_passes =
+            if opinion == Opinion::Passes { told.opinion_passes + 1 } else { 0 };
         if opinion != Opinion::Passes {
             told.passes = 0;
             told.fit_since = None;
@@ -228,7 +232,7 @@ impl Server {
         }
         told.answers = match result {
             CheckResult::Answered(_) => told.answers + 1,
-            CheckResult::Failed(_) => 0,
+            CheckResult::Failed(_) | CheckResult::Reached => 0,
         };
         if let CheckResult::Answered(facts) = result {
             told.read_only = Some(facts.read_only);
