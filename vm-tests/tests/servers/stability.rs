@@ -7,13 +7,7 @@ use super::*;
 
 #[test]
 fn a_daemon_that_was_stopped_counts_nothing_against_anybody() {
-    // Answers take a while, so that every stop finds probes under way.
-    let mut lab = lab(Flavour::MariaDb1011, 2);
-    let mut targets = [Target::new(1, true), Target::new(2, false)];
-    for target in &mut targets {
-        target.set_proxy(&mut lab, true).unwrap();
-        target.delay(Duration::from_millis(80)).unwrap();
-    }
+    let (lab, _targets) = with_late_answers();
     let world = World::start(lab);
     let client = healthy_with_client(&world, 2);
     let (routes, before) = (world.routes(), world.last_event());
@@ -35,8 +29,9 @@ fn a_daemon_that_was_stopped_counts_nothing_against_anybody() {
 
 #[test]
 fn a_daemon_that_is_starved_takes_nobody_down() {
-    let world = World::start(lab(Flavour::MariaDb1011, 4));
-    let client = healthy_with_client(&world, 4);
+    let (lab, _targets) = with_late_answers();
+    let world = World::start(lab);
+    let client = healthy_with_client(&world, 2);
     let (routes, before) = (world.routes(), world.last_event());
     let pid = world.daemon.pid().unwrap().to_string();
     // It runs when nobody else wants to, beside programs that want to all the time.
@@ -134,6 +129,17 @@ fn nothing_moved(world: &World, routes: &Value, before: u64, what: &str) {
     let down = events.iter().find(|event| event["facts"]["health"] == "down");
     assert_eq!(down, None, "{what}: {events:#?}");
     assert_eq!(world.told("route_changed", before), [""; 0], "{what}");
+}
+
+/// A pair whose answers take a while, so that whenever the daemon does not run there are probes under way.
+fn with_late_answers() -> (Lab, [Target; 2]) {
+    let mut lab = lab(Flavour::MariaDb1011, 2);
+    let mut targets = [Target::new(1, true), Target::new(2, false)];
+    for target in &mut targets {
+        target.set_proxy(&mut lab, true).unwrap();
+        target.delay(Duration::from_millis(80)).unwrap();
+    }
+    (lab, targets)
 }
 
 /// A client with a connection to either VIP.
