@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 mod exec;
+pub mod fence;
 pub mod http;
 pub mod inspect;
 pub mod journal;

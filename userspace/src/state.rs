@@ -4,7 +4,7 @@
 //! that cannot be read is an error, never an empty state: guessing the active pair could send writes to the wrong one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::fd::AsFd as _,
@@ -49,6 +49,42 @@ pub struct ClusterState {
     pub reason: String,
     /// Seconds since 1970 when it was written.
     pub since: u64,
+    /// Absent where none ever was, or nothing of it matters any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverRecord>,
+}
+
+/// What is kept of failovers.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailoverRecord {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastFailoverRecord>,
+    /// Pairs that failed and wait for an operator's word.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub out: BTreeSet<String>,
+}
+
+/// The last failover, or the one that is under way.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastFailoverRecord {
+    /// Names of pairs.
+    pub from: String,
+    pub to: String,
+    /// The new primary was seen writable.
+    pub done: bool,
+    /// Seconds since 1970 when it was decided, and until when there is no other; `None` once an operator knows of it.
+    pub at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// `server_id` of the old primary.
+    pub source_id: u32,
+    /// What the logs of both primaries held as far as was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_position: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_position: Option<String>,
 }
 
 /// What an operator said about a backend or a pair.
@@ -199,7 +235,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = StateDir::open(dir.path()).unwrap();
         assert_eq!(state_dir.load().unwrap(), State::default());
-        let cluster = ClusterState { active_pair: "pair2".into(), reason: "flip".into(), since: 7 };
+        let last = LastFailoverRecord {
+            from: "pair1".into(),
+            to: "pair2".into(),
+            done: true,
+            at: 7,
+            until: Some(3607),
+            source_id: 11,
+            old_position: Some("1-11-99".into()),
+            new_position: None,
+        };
+        let cluster = ClusterState {
+            active_pair: "pair2".into(),
+            reason: "failover".into(),
+            since: 7,
+            failover: Some(FailoverRecord { last: Some(last), out: ["pair1".into()].into() }),
+        };
         let record = AdminRecord {
             state: AdminState::Maint,
             since: 7,

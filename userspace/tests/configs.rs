@@ -140,6 +140,7 @@ fn the_reference_shows_every_key() {
         "snat_ports",
         "announce",
         "failover",
+        "failover_window",
         "no_backend",
         "user",
         "password_file",

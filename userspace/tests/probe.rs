@@ -1,4 +1,4 @@
-//! The prober against real MariaDB servers, and against things that are none.
+//! The prober, and what fences, against real MariaDB servers, and against things that are none.
 
 use std::{
     cmp::Ordering,
@@ -16,11 +16,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pairflip::check::{
-    self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions,
+use pairflip::{
+    check::{self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions},
+    config::{Applies, Login},
+    fence::{self, Applied},
 };
-use pairflip::config::{Applies, Login};
-use pairflip_policy::{BackendId, Cause, Channel, CheckResult, Facts, Role, Upstream};
+use pairflip_policy::{
+    BackendId, Cause, Channel, CheckResult, Facts, FenceError, FenceFault, Fenced, Role, Upstream,
+};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -143,6 +146,90 @@ async fn a_killed_server_refuses_and_a_restarted_one_is_found_at_once() {
         server.number("SELECT id FROM information_schema.processlist WHERE user = 'checker'").await;
     server.sql(&format!("KILL {id}")).await;
     answered(prober.probe().await);
+}
+
+#[tokio::test]
+#[ignore = "needs mariadbd: run by cargo xtask test"]
+async fn a_server_is_fenced_and_unfenced_and_seen_to_be() {
+    let mut server = Server::start(11).await;
+    let account = Login::plain("checker", "secret");
+    let timeout = Duration::from_secs(3);
+    let address = server.address;
+    let fence = || fence::fence(address, &account, timeout);
+    let unfence = || fence::unfence(address, &account, timeout, Applied::NotRequired);
+    let fault = |error: FenceError| (error.fault, error.text);
+
+    let (refused, text) = fault(fence().await.expect_err("it may not"));
+    assert_eq!(refused, FenceFault::Refused);
+    assert!(text.contains("grant the check user READ_ONLY ADMIN"), "{text}");
+    server.sql("GRANT READ_ONLY ADMIN ON *.* TO checker@'%'").await;
+
+    assert_eq!(fence().await, Ok(Fenced { was_read_only: false }));
+    assert_eq!(server.number("SELECT @@read_only").await, 1);
+    assert_eq!(fence().await, Ok(Fenced { was_read_only: true }));
+    assert_eq!(unfence().await, Ok(()));
+    assert_eq!(server.number("SELECT @@read_only").await, 0);
+
+    // Somebody's lock is waited for no longer than a second, and then nothing has changed.
+    server.sql("CREATE TABLE test.t (id INT)").await;
+    let mut holder = Conn::new(server.root()).await.expect("connect");
+    holder.query_drop("LOCK TABLE test.t WRITE").await.expect("lock");
+    let started = Instant::now();
+    let (refused, text) = fault(fence().await.expect_err("it is locked"));
+    assert_eq!(refused, FenceFault::Refused, "{text}");
+    assert!(text.contains("Lock wait timeout"), "{text}");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(server.number("SELECT @@read_only").await, 0);
+    holder.query_drop("UNLOCK TABLES").await.expect("unlock");
+
+    // One that hangs, one that turns the account away, one that is dead.
+    server.signal(Signal::SIGSTOP);
+    assert_eq!(fault(fence().await.expect_err("it hangs")).0, FenceFault::Unreachable);
+    server.signal(Signal::SIGCONT);
+    let stranger = Login::plain("checker", "wrong");
+    let turned_away = fence::fence(address, &stranger, timeout).await.expect_err("wrong password");
+    assert_eq!(turned_away.fault, FenceFault::Refused);
+    server.kill();
+    assert_eq!(fault(fence().await.expect_err("it is dead")).0, FenceFault::Unreachable);
+}
+
+#[tokio::test]
+#[ignore = "needs mariadbd: run by cargo xtask test"]
+async fn a_standby_that_has_not_applied_everything_is_not_unfenced() {
+    let (primary, standby) = tokio::join!(Server::start(11), Server::start(12));
+    let port = primary.address.port();
+    let source = format!(
+        "MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, MASTER_USER = 'repl', \
+         MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1"
+    );
+    standby.sql("GRANT READ_ONLY ADMIN ON *.* TO checker@'%'").await;
+    standby.sql("SET GLOBAL read_only = 1").await;
+    standby.sql(&format!("CHANGE MASTER TO {source}")).await;
+    standby.sql("START SLAVE").await;
+    primary.sql("CREATE TABLE test.t (id INT PRIMARY KEY)").await;
+    let mut prober = standby.prober();
+    eventually(&mut prober, &[channel("", true, true, Some(0))]).await;
+    standby.sql("STOP SLAVE SQL_THREAD").await;
+    primary.sql("INSERT INTO test.t VALUES (1)").await;
+    let started = Instant::now();
+    while answered(prober.probe().await).replication[0].upstream.applied != Some(false) {
+        assert!(started.elapsed() < Duration::from_secs(10), "it receives");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let account = Login::plain("checker", "secret");
+    let timeout = Duration::from_secs(3);
+    let unfence = || fence::unfence(standby.address, &account, timeout, Applied::Required);
+    let error = unfence().await.expect_err("it has not applied everything");
+    assert_eq!(error.fault, FenceFault::NotApplied, "{}", error.text);
+    assert_eq!(standby.number("SELECT @@read_only").await, 1);
+    drop(primary);
+    standby.sql("START SLAVE SQL_THREAD").await;
+    let started = Instant::now();
+    while unfence().await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(10), "it applies");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(standby.number("SELECT COUNT(*) FROM test.t").await, 1);
 }
 
 #[tokio::test]

@@ -9,9 +9,12 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     condition::{Condition, Conditions, Outcome},
     damping::Damping,
+    failover::Sound,
     health::{Health, Verdict},
     ids::{BackendId, PairId},
-    input::{Admin, AdminSetting, Cause, CheckFailure, CheckResult, ClusterSpec, Facts, Role},
+    input::{
+        Admin, AdminSetting, Cause, Channel, CheckFailure, CheckResult, ClusterSpec, Facts, Role,
+    },
     moment::Moment,
     output::Pace,
     reason::{BackendReason, ReplicationFault},
@@ -43,6 +46,14 @@ pub(crate) struct Backend {
     pub(crate) checked_at: Option<Moment>,
     /// When the last run of silent failures began; `None` if the last probe heard something.
     silent_since: Option<Moment>,
+    /// When it last answered.
+    pub(crate) answered_at: Option<Moment>,
+    /// Failures in a row that may take it down; those of a server that is down already count on.
+    failures_in_row: u32,
+    /// When they took it down; `None` unless the last check was one of them.
+    pub(crate) convicted_at: Option<Moment>,
+    /// Of each channel.
+    pub(crate) sound: BTreeMap<String, Sound>,
     /// What the last events said.
     pub(crate) reported: Reported,
     /// What the last [`crate::Output::SetPace`] said.
@@ -78,6 +89,10 @@ impl Backend {
             failure: None,
             checked_at: None,
             silent_since: None,
+            answered_at: None,
+            failures_in_row: 0,
+            convicted_at: None,
+            sound: BTreeMap::new(),
             reported: Reported {
                 health: Health::NEW,
                 fitness: Health::NEW,
@@ -100,6 +115,9 @@ impl Backend {
             self.failure = None;
             self.checked_at = None;
             self.silent_since = None;
+            self.answered_at = None;
+            self.acquit();
+            self.sound.clear();
         }
         if self.role == Role::Replica && admin != Admin::Ready {
             // Who was taken out comes back with caches as cold as if it had been down.
@@ -115,6 +133,9 @@ impl Backend {
             CheckResult::Answered(facts) => {
                 self.health = self.health.passed(spec.rise);
                 self.silent_since = None;
+                self.answered_at = Some(now);
+                self.acquit();
+                self.note_sound(&facts, now);
                 self.fitness = match replication_fault(&facts, spec.max_lag) {
                     None => self.fitness.passed(spec.rise),
                     Some(_) => self.fitness.failed().convicted(spec.fall),
@@ -135,6 +156,10 @@ impl Backend {
             CheckResult::Failed(failure) => {
                 if failure.cause.may_take_down() {
                     self.health = self.health.failed();
+                    self.failures_in_row = self.failures_in_row.saturating_add(1);
+                    if self.is_convicted(spec.fall) {
+                        self.convicted_at = self.convicted_at.or(Some(now));
+                    }
                     self.silent_since = if failure.cause.is_silence() {
                         self.silent_since.or(Some(now))
                     } else {
@@ -144,6 +169,7 @@ impl Backend {
                     // The server is alive, so failures before and after are not in a row.
                     self.health = self.health.recounted();
                     self.silent_since = None;
+                    self.acquit();
                 }
                 self.failure = Some(failure);
             }
@@ -158,9 +184,58 @@ impl Backend {
         }
     }
 
+    /// Failures so far lead to nothing.
+    const fn acquit(&mut self) {
+        self.failures_in_row = 0;
+        self.convicted_at = None;
+    }
+
+    /// Remembers which channels are without a fault, for the day on which their source is gone.
+    ///
+    /// One that loses its source keeps what is remembered. Any other fault voids it: who stopped for a while has missed something,
+    /// whatever was seen before.
+    fn note_sound(&mut self, facts: &Facts, now: Moment) {
+        let mut before = std::mem::take(&mut self.sound);
+        for channel in &facts.replication {
+            let Channel { name, io_running, sql_running, lag, upstream } = channel;
+            let sound = match (io_running, sql_running, lag) {
+                (true, true, Some(lag)) => {
+                    Some(Sound { address: upstream.address.clone(), lag: *lag, at: now })
+                }
+                (false, true, _) if upstream.io_thread.may_have_lost_source() => {
+                    before.remove(name)
+                }
+                _ => None,
+            };
+            if let Some(sound) = sound {
+                self.sound.insert(name.clone(), sound);
+            }
+        }
+    }
+
+    /// Takes in that the server was seen read-only or writable by who changed it.
+    pub(crate) fn set_read_only(&mut self, read_only: bool) {
+        if let Some(facts) = &mut self.facts {
+            facts.read_only = read_only;
+        }
+    }
+
+    /// Returns whether it is up and the last check was answered.
+    pub(crate) fn answers(&self) -> bool {
+        self.health.is_up() && self.failure.is_none()
+    }
+
+    /// Returns whether it is down by `fall` failures in a row, the last check's among them.
+    pub(crate) fn is_convicted(&self, fall: u32) -> bool {
+        self.health == Health::Down && self.failures_in_row >= fall.max(1)
+    }
+
     /// Takes the backend down if `fall` is reached.
-    pub(crate) fn convict(&mut self, spec: &ClusterSpec) {
+    pub(crate) fn convict(&mut self, spec: &ClusterSpec, now: Moment) {
         self.health = self.health.convicted(spec.fall);
+        if self.is_convicted(spec.fall) {
+            self.convicted_at = self.convicted_at.or(Some(now));
+        }
         if self.health == Health::Down {
             // A server that comes back has its catching-up before it; it proves its fitness anew.
             self.fitness = Health::Down;
@@ -172,6 +247,7 @@ impl Backend {
     pub(crate) fn forget_silence(&mut self) {
         if self.silent_since.take().is_some() {
             self.health = self.health.recounted();
+            self.acquit();
         }
     }
 
@@ -291,6 +367,12 @@ impl Backend {
         if let Some((name, text)) = self.conditions.maintenance() {
             return BackendReason::Maintenance { name: name.into(), text: text.into() };
         }
+        // What keeps new flows away comes before what may do so soon.
+        let is_out = self.conditions.verdict(self.role) == Verdict::Down;
+        let replication = self.counted_replication_fault(spec).filter(|_| !is_out);
+        if let Some(fault) = replication {
+            return BackendReason::Replication(fault);
+        }
         if let Some((name, text)) = self.conditions.fault(self.role) {
             let is_unconfirmed = self.conditions.is_unconfirmed(name, spec.fall);
             let name = name.into();
@@ -304,6 +386,12 @@ impl Backend {
             return BackendReason::Impaired { cause: *cause, text: text.clone() };
         }
         self.lesser_reason(spec, active)
+    }
+
+    /// Returns what is wrong with a replica's replication by the last probe.
+    fn counted_replication_fault(&self, spec: &ClusterSpec) -> Option<ReplicationFault> {
+        let facts = self.facts.as_ref().filter(|_| self.failure.is_none())?;
+        (self.role == Role::Replica).then(|| replication_fault(facts, spec.max_lag)).flatten()
     }
 
     /// Returns why a backend is seen as it is whose checks were all answered.
@@ -345,7 +433,7 @@ impl Backend {
             fitness: self.overall_fitness(),
             conditions: self
                 .conditions
-                .view()
+                .view(self.role)
                 .map(|(name, health, outcome)| ConditionView {
                     name: name.into(),
                     health,
@@ -392,7 +480,6 @@ fn lag(facts: &Facts) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Channel;
 
     #[test]
     fn a_replica_is_fit_when_every_channel_runs_within_max_lag() {

@@ -13,6 +13,8 @@
 //! | flip swapping | `Applied` ok | the other pair is active; `cut` ends the old one's flows | flip |
 //! | flip swapping | `Applied` failed | refused; the state file is written back | flip undone |
 //! | reads on the primary | replicas are fit again | swap; `failback` says whether, and what becomes of the flows there | checked |
+//! | a failover possible | the old primary does not answer its fence | flip persisting | failover |
+//! | a failover swapped | `Unfenced` ok | the new primary takes writes | failover |
 //! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
@@ -20,20 +22,23 @@
 
 mod admin;
 mod advance;
+mod failover;
 mod report;
 mod start;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::failover::FailoverState;
 use crate::{
     backend::Backend,
     condition::Condition,
-    flip::{self, Flip},
+    failover::FailoverMemory,
+    flip::{self, Flip, FlipCause},
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
         Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, Failback,
-        PairSpec, PersistError, Precondition, Role, RouteSpec,
+        FenceError, Fenced, PairSpec, PersistError, Precondition, Role, RouteSpec,
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
@@ -50,6 +55,7 @@ pub(crate) struct Cluster {
     backends: Backends,
     active: PairId,
     flip: Option<Flip>,
+    failover: FailoverState,
     checks: ChecksState,
     /// The last generation given out; a failed swap's is not used again.
     generation: Generation,
@@ -73,12 +79,19 @@ struct Swap {
     retry_at: Option<Moment>,
 }
 
+/// What the state file says of a cluster, admin states aside.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Written {
+    pair: PairId,
+    failover: FailoverMemory,
+}
+
 /// The state file's knowledge of the active pair.
 #[derive(Clone, Debug)]
 struct StateFile {
     /// What it is known to say; `None` when it may say anything.
-    holds: Option<PairId>,
-    under_way: Option<PairId>,
+    holds: Option<Written>,
+    under_way: Option<Written>,
     /// After a failed write: when the next may be tried. On expiry it is.
     retry_at: Option<Moment>,
     /// Why it is written when no flip needs it.
@@ -88,12 +101,14 @@ struct StateFile {
 }
 
 impl Cluster {
+    #[expect(clippy::too_many_arguments, reason = "what was restored, piece by piece")]
     pub(crate) fn new(
         spec: ClusterSpec,
         state_file: Option<PairId>,
         generation: Generation,
         table: Option<RouteTable>,
         admin: BTreeMap<AdminTarget, AdminSetting>,
+        failover: FailoverMemory,
         now: Moment,
         outputs: &mut Outputs,
     ) -> Self {
@@ -109,6 +124,7 @@ impl Cluster {
             backends: spec.pairs.iter().flat_map(backends_of).collect(),
             active,
             flip: None,
+            failover: FailoverState::default(),
             checks: ChecksState::Working,
             generation,
             table,
@@ -117,7 +133,7 @@ impl Cluster {
             admin,
             swap: Swap::default(),
             state_file: StateFile {
-                holds: state_file,
+                holds: state_file.map(|pair| Written { pair, failover: failover.clone() }),
                 under_way: None,
                 retry_at: None,
                 reason: PersistReason::Reconcile,
@@ -127,6 +143,7 @@ impl Cluster {
         };
         cluster.event(EventKind::Started { active, generation, source }, now, outputs);
         cluster.restore_admin(now, outputs);
+        cluster.restore_failover(failover, now);
         cluster.advance(ChangeReason::FirstAnswers, now, outputs);
         cluster
     }
@@ -218,8 +235,13 @@ impl Cluster {
         force: &BTreeSet<Precondition>,
         now: Moment,
     ) -> Result<Option<Flip>, FlipRefused> {
-        if let Some(running) = &self.flip {
-            return Err(FlipRefused::FlipRunning { request: running.request, to: running.to });
+        match self.flip.as_ref().map(|running| (running.cause, running.to)) {
+            Some((FlipCause::Operator { request }, to)) => {
+                return Err(FlipRefused::FlipRunning { request, to });
+            }
+            Some((FlipCause::Failover, _)) => return Err(FlipRefused::FailoverRunning),
+            None if self.is_changing_a_server() => return Err(FlipRefused::FailoverRunning),
+            None => {}
         }
         let to = flip::target(to, &self.spec, self.active)?;
         if to == self.active {
@@ -228,7 +250,7 @@ impl Cluster {
         let (old, new) = (self.pair(self.active), self.pair(to));
         flip::preflight(new, &self.backends, force)?;
         Ok(Some(Flip {
-            request,
+            cause: FlipCause::Operator { request },
             from: self.active,
             to,
             drain,
@@ -334,9 +356,16 @@ impl Cluster {
             outputs.push_back(Output::EndFlows {
                 cluster: self.spec.id,
                 which: EndWhich::Pair(flip.from),
-                reason: EndReason::FlipCut { request: flip.request },
+                reason: match flip.cause {
+                    FlipCause::Operator { request } => EndReason::FlipCut { request },
+                    FlipCause::Failover => EndReason::FailoverCut,
+                },
             });
         }
+        let FlipCause::Operator { request } = flip.cause else {
+            return self.failed_over(flip.since, now, outputs);
+        };
+        self.acknowledge_failover(now);
         let done = FlipDone {
             from: flip.from,
             to: flip.to,
@@ -344,13 +373,18 @@ impl Cluster {
             drain: flip.drain,
             warnings: flip.warnings,
         };
-        self.reply(flip.request, Ok(done), now, outputs);
+        self.reply(request, Ok(done), now, outputs);
     }
 
     fn undo_flip(&mut self, flip: &Flip, refused: FlipRefused, now: Moment, outputs: &mut Outputs) {
         // `active` never changed; the next `advance` finds that the state file says otherwise.
         self.state_file.reason = PersistReason::FlipUndone;
-        self.reply(flip.request, Err(refused), now, outputs);
+        match flip.cause {
+            FlipCause::Operator { request } => self.reply(request, Err(refused), now, outputs),
+            FlipCause::Failover => {
+                self.failover_failed(flip.to, refused.to_string(), now, outputs);
+            }
+        }
     }
 
     pub(crate) fn persisted(
@@ -359,13 +393,14 @@ impl Cluster {
         now: Moment,
         outputs: &mut Outputs,
     ) {
-        let Some(pair) = self.state_file.under_way.take() else {
+        let Some(written) = self.state_file.under_way.take() else {
             let reason = IgnoredReason::UnexpectedPersisted;
             return self.event(EventKind::Ignored { reason }, now, outputs);
         };
+        let pair = written.pair;
         match result {
             Ok(()) => {
-                self.state_file.holds = Some(pair);
+                self.state_file.holds = Some(written);
                 self.state_file.retry_at = None;
                 self.state_file.failure_reported = false;
             }
@@ -390,6 +425,32 @@ impl Cluster {
         self.advance(ChangeReason::CaughtUp, now, outputs);
     }
 
+    pub(crate) fn fence_answered(
+        &mut self,
+        backend: BackendId,
+        result: Result<Fenced, FenceError>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        match self.fenced(backend, result, now, outputs) {
+            Ok(()) => self.advance(ChangeReason::Fence, now, outputs),
+            Err(reason) => self.event(EventKind::Ignored { reason }, now, outputs),
+        }
+    }
+
+    pub(crate) fn unfence_answered(
+        &mut self,
+        backend: BackendId,
+        result: Result<(), FenceError>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        match self.unfenced(backend, result, now, outputs) {
+            Ok(()) => self.advance(ChangeReason::Fence, now, outputs),
+            Err(reason) => self.event(EventKind::Ignored { reason }, now, outputs),
+        }
+    }
+
     pub(crate) fn timed_out(&mut self, now: Moment, outputs: &mut Outputs) {
         self.expire_admin(now, outputs);
         let is_retry = self.swap.retry_at.is_some_and(|at| at <= now);
@@ -399,7 +460,8 @@ impl Cluster {
 
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let retries = [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten();
-        retries.chain(self.next_warm_up()).chain(self.next_admin_end()).min()
+        let failover = self.next_failover_wake();
+        retries.chain(self.next_warm_up()).chain(self.next_admin_end()).chain(failover).min()
     }
 
     fn pair(&self, id: PairId) -> &PairSpec {

@@ -163,10 +163,10 @@ impl Conditions {
         }
     }
 
-    /// Makes all of them prove themselves anew, as of a server that was away.
+    /// Makes all of them prove themselves anew, as of a server that was away: a first pass is needed, or that they cannot be judged.
     pub(crate) fn distrust(&mut self) {
         for known in self.known.values_mut() {
-            known.health = Health::Down;
+            known.health = Health::NEW;
         }
     }
 
@@ -277,9 +277,9 @@ impl Conditions {
             .filter_map(|(name, known)| Some((name.as_str(), known.last.impairment()?)))
     }
 
-    /// Returns each name with what is known of it, for status output.
-    pub(crate) fn view(&self) -> impl Iterator<Item = (&str, Health, &Outcome)> {
-        self.known.iter().map(|(name, known)| (name.as_str(), known.health, &known.last))
+    /// Returns each that counts with what is known of it, for status output.
+    pub(crate) fn view(&self, role: Role) -> impl Iterator<Item = (&str, Health, &Outcome)> {
+        self.counted(role).map(|(name, known)| (name.as_str(), known.health, &known.last))
     }
 }
 
@@ -367,6 +367,7 @@ mod tests {
             max_lag: std::time::Duration::from_secs(1),
             slow_start: std::time::Duration::ZERO,
             hold_off: std::time::Duration::ZERO,
+            failover: crate::failover::Failover::Manual,
             drain: crate::Drain::Finish,
             routes: Vec::new(),
             pairs: Vec::new(),

@@ -1,4 +1,4 @@
-//! Flip: the states of one route-only flip, and what must hold before it starts.
+//! Flip: the states of one route-only flip, and what must hold before it starts. A failover swaps its routes as a flip does.
 //!
 //! ```text
 //! requested --preflight--> Persisting --Persisted ok--> Persisted --no swap under way--> Swapping --Applied ok--> done
@@ -22,10 +22,17 @@ use crate::{
     view::{FlipStage, FlipView},
 };
 
+/// Who wants a flip.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FlipCause {
+    Operator { request: RequestId },
+    Failover,
+}
+
 /// A flip under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Flip {
-    pub(crate) request: RequestId,
+    pub(crate) cause: FlipCause,
     pub(crate) from: PairId,
     pub(crate) to: PairId,
     pub(crate) drain: Drain,
@@ -37,7 +44,7 @@ pub(crate) struct Flip {
 impl Flip {
     pub(crate) const fn view(&self) -> FlipView {
         FlipView {
-            request: self.request,
+            cause: self.cause,
             from: self.from,
             to: self.to,
             drain: self.drain,

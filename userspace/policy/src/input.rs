@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     condition::Condition,
+    failover::{Failover, FailoverMemory},
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     moment::Moment,
     output::{RouteTable, Share},
@@ -44,6 +45,7 @@ pub struct ClusterSpec {
     pub hold_off: Duration,
     /// What a flip does to the old pair's flows when the request does not say.
     pub drain: Drain,
+    pub failover: Failover,
     /// In the order of their ids, starting with 0.
     pub routes: Vec<RouteSpec>,
     /// In the order of their ids, starting with 0.
@@ -182,6 +184,8 @@ pub struct Restored {
     pub tables: BTreeMap<ClusterId, RouteTable>,
     /// Admin states of the state file that have not run out.
     pub admin: BTreeMap<ClusterId, BTreeMap<AdminTarget, AdminSetting>>,
+    /// What the state file says of failovers.
+    pub failovers: BTreeMap<ClusterId, FailoverMemory>,
 }
 
 /// A fact for the policy.
@@ -217,6 +221,10 @@ pub enum Input {
     Applied { cluster: ClusterId, generation: Generation, result: Result<(), ApplyError> },
     /// The answer to [`crate::Output::PersistActive`]: the state file was replaced durably, or not.
     Persisted { cluster: ClusterId, result: Result<(), PersistError> },
+    /// The answer to [`crate::Output::Fence`]: the server was seen read-only, or it is not known to be.
+    Fenced { cluster: ClusterId, backend: BackendId, result: Result<Fenced, FenceError> },
+    /// The answer to [`crate::Output::Unfence`]: the server was seen writable, or it is not known to be.
+    Unfenced { cluster: ClusterId, backend: BackendId, result: Result<(), FenceError> },
 }
 
 /// What one probe found.
@@ -303,6 +311,21 @@ impl IoThread {
         match self {
             Self::Connecting { error } | Self::Stopped { error } => is_connection_error(error),
             Self::Running | Self::Unknown => false,
+        }
+    }
+
+    /// Returns whether it has lost its source, or is about to find out.
+    #[must_use]
+    pub const fn may_have_lost_source(self) -> bool {
+        self.has_lost_source() || matches!(self, Self::Connecting { error: 0 })
+    }
+
+    /// Returns the number of its last error; 0 for none.
+    #[must_use]
+    pub const fn error(self) -> u32 {
+        match self {
+            Self::Connecting { error } | Self::Stopped { error } => error,
+            Self::Running | Self::Unknown => 0,
         }
     }
 }
@@ -549,6 +572,34 @@ impl Precondition {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ApplyError {
     pub reason: String,
+}
+
+/// A server refuses writes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fenced {
+    /// It did so before.
+    pub was_read_only: bool,
+}
+
+/// A server was not fenced, or not unfenced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FenceError {
+    pub fault: FenceFault,
+    /// For the operator; decides nothing.
+    pub text: String,
+}
+
+/// What is known of a server that was not fenced, or not unfenced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FenceFault {
+    /// Nobody was logged in: nothing was changed, and it may be dead.
+    Unreachable,
+    /// It answered, and did not do it.
+    Refused,
+    /// It let us in and was not heard of again: it may have done it.
+    Unknown,
+    /// To be unfenced for a failover, it said that it has not applied all that it received. Nothing was changed.
+    NotApplied,
 }
 
 /// The state file could not be replaced.

@@ -1,7 +1,7 @@
 //! The decisions of pairflip: facts and a clock reading in, actions out.
 //!
 //! Sans-IO: nothing here opens a socket, reads a clock, sleeps or calls back. The same machine runs
-//! in the daemon and in the deterministic simulation (`tests/sim.rs`).
+//! in the daemon and in the deterministic simulation (`tests/sim`).
 //!
 //! # Contract
 //!
@@ -26,6 +26,7 @@
 //!     slow_start: Duration::ZERO,
 //!     hold_off: Duration::ZERO,
 //!     drain: Drain::Finish,
+//!     failover: Failover::Manual,
 //!     routes: vec![RouteSpec {
 //!         id: RouteId(0), name: "writes".into(), access: Access::Write, min_replicas: 1,
 //!         failback: Failback::NewConnections, standby_replicas: StandbyReplicas::Never,
@@ -80,8 +81,10 @@
 //!   cluster at once. Only a read route that is told to ([`StandbyReplicas`]) leads to replicas of
 //!   other pairs as well.
 //! - A table never forwards writes to a backend that was last seen read-only.
-//! - The active pair changes only when an operator asks; a returned pair gets nothing back by
-//!   itself.
+//! - The active pair changes only when an operator asks, or by a failover ([`Failover::Auto`], see
+//!   [`failover`]): never without `fall` failures in a row and a second observer, never to a pair that
+//!   has not applied what it received, never twice within the window. A returned pair gets nothing
+//!   back by itself.
 //! - A swap counts as done when [`Input::Applied`] says so, and a flip's swap follows its state
 //!   file.
 //! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
@@ -111,6 +114,7 @@ mod backend;
 mod cluster;
 pub mod condition;
 mod damping;
+pub mod failover;
 mod flip;
 pub mod health;
 pub mod ids;
@@ -124,24 +128,29 @@ mod slow_start;
 pub mod view;
 
 pub use condition::{About, Condition, Outcome, results_table};
+pub use failover::{
+    CandidateFault, Failover, FailoverMemory, FailoverRefused, FailoverStage, LastFailover, Outlook,
+};
+pub use flip::FlipCause;
 pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Effect, Facts, Failback, Input, IoThread, LogPosition,
-    PairSpec, PersistError, Precondition, Restored, Role, RouteSpec, StandbyReplicas, Upstream,
+    CheckResult, ClusterSpec, Drain, Effect, Facts, Failback, FenceError, FenceFault, Fenced,
+    Input, IoThread, LogPosition, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec,
+    StandbyReplicas, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;
 pub use output::{
-    AdminRefused, EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, Pace, RouteTable,
-    RouteTarget, Severity, Share,
+    AdminRefused, EndWhich, Event, EventKind, FenceReason, FlipDone, FlipRefused, Output, Pace,
+    RouteTable, RouteTarget, Severity, Share, UnfenceReason,
 };
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
     PersistReason, ReplicationFault, RouteReason,
 };
 pub use view::{
-    BackendView, ChecksState, ClusterView, ConditionView, FlipStage, FlipView, PairState, PairView,
-    PolicyView, RouteView,
+    BackendView, ChecksState, ClusterView, ConditionView, FailoverView, FlipStage, FlipView,
+    PairState, PairView, PolicyView, RouteView,
 };

@@ -52,6 +52,7 @@ impl Policy {
                 restored.generation.remove(&id).unwrap_or_default(),
                 restored.tables.remove(&id),
                 restored.admin.remove(&id).unwrap_or_default(),
+                restored.failovers.remove(&id).unwrap_or_default(),
                 now,
                 &mut policy.outputs,
             );
@@ -105,6 +106,14 @@ impl Policy {
                 Some(cluster) => cluster.persisted(result, now, outputs),
                 None => self.ignore(IgnoredReason::UnknownCluster),
             },
+            Input::Fenced { cluster, backend, result } => match self.clusters.get_mut(&cluster) {
+                Some(cluster) => cluster.fence_answered(backend, result, now, outputs),
+                None => self.ignore(IgnoredReason::UnknownCluster),
+            },
+            Input::Unfenced { cluster, backend, result } => match self.clusters.get_mut(&cluster) {
+                Some(cluster) => cluster.unfence_answered(backend, result, now, outputs),
+                None => self.ignore(IgnoredReason::UnknownCluster),
+            },
         }
     }
 
@@ -147,7 +156,8 @@ impl Policy {
     /// Returns everything that is known, for status output.
     #[must_use]
     pub fn view(&self) -> PolicyView {
-        PolicyView { clusters: self.clusters.values().map(Cluster::view).collect() }
+        let view = |cluster: &Cluster| cluster.view(self.now);
+        PolicyView { clusters: self.clusters.values().map(view).collect() }
     }
 
     fn advance_clock(&mut self, now: Moment) -> Moment {

@@ -3,9 +3,10 @@
 //!
 //! An output is a wish. It counts as done only when its answer has come in.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
+    failover::{FailoverMemory, FailoverRefused, LastFailover},
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     input::{Admin, AdminTarget, Cause, Drain, Precondition},
@@ -24,9 +25,20 @@ pub enum Output {
     SwapRoutes { cluster: ClusterId, table: RouteTable, reason: ChangeReason },
     /// End flows on both sides with RST. No answer.
     EndFlows { cluster: ClusterId, which: EndWhich, reason: EndReason },
-    /// Write the active pair to the state file durably; answer with [`crate::Input::Persisted`].
-    /// One per cluster is under way, and the swap of a flip follows only after success.
-    PersistActive { cluster: ClusterId, pair: PairId, reason: PersistReason },
+    /// Write the active pair, and what is to be remembered of failovers, to the state file durably; answer with
+    /// [`crate::Input::Persisted`]. One per cluster is under way, and the swap of a flip follows only after success.
+    PersistActive {
+        cluster: ClusterId,
+        pair: PairId,
+        failover: FailoverMemory,
+        reason: PersistReason,
+    },
+    /// Make a server refuse writes and see that it does, within `timeout`; answer with [`crate::Input::Fenced`].
+    Fence { cluster: ClusterId, backend: BackendId, timeout: Duration, reason: FenceReason },
+    /// Make a server take writes and see that it does, within `timeout`; answer with [`crate::Input::Unfenced`].
+    ///
+    /// For a promotion only if the server says right before that it has applied all that it received.
+    Unfence { cluster: ClusterId, backend: BackendId, timeout: Duration, reason: UnfenceReason },
     /// Answer an operator. No answer.
     Reply { request: RequestId, result: Result<FlipDone, FlipRefused> },
     /// Probe a backend at this pace from now on; every backend gets one at the start. No answer.
@@ -35,6 +47,24 @@ pub enum Output {
     ForgetAdmin { cluster: ClusterId, target: AdminTarget },
     /// Something worth a log line. No answer.
     Event(Event),
+}
+
+/// Why a server is fenced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FenceReason {
+    /// Another pair is about to take over; this one is most likely dead.
+    Failover,
+    /// Another pair took over, and this one came back writable.
+    Returned,
+}
+
+/// Why a server is unfenced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnfenceReason {
+    /// Its pair took over.
+    Promotion,
+    /// It was fenced for a failover that did not take place.
+    Undo,
 }
 
 /// Where new connections of a cluster go.
@@ -160,6 +190,8 @@ pub enum FlipRefused {
         request: RequestId,
         to: PairId,
     },
+    /// A server is being fenced or unfenced for one.
+    FailoverRunning,
     /// No backend of the target is known to be up, and [`Precondition::TargetDown`] was not forced.
     TargetDown {
         pair: PairId,
@@ -191,6 +223,7 @@ impl FlipRefused {
             Self::Ambiguous { .. } => "ambiguous",
             Self::NoOtherPair => "no_other_pair",
             Self::FlipRunning { .. } => "flip_running",
+            Self::FailoverRunning => "failover_running",
             Self::TargetDown { .. } => "target_down",
             Self::TargetTakenOut { .. } => "target_taken_out",
             Self::NotPersisted { .. } => "not_persisted",
@@ -209,6 +242,7 @@ impl FlipRefused {
             | Self::Ambiguous { .. }
             | Self::NoOtherPair
             | Self::FlipRunning { .. }
+            | Self::FailoverRunning
             | Self::NotPersisted { .. }
             | Self::NotApplied { .. } => None,
         }
@@ -225,6 +259,7 @@ impl fmt::Display for FlipRefused {
             }
             Self::NoOtherPair => f.write_str("the cluster has no other pair"),
             Self::FlipRunning { to, .. } => write!(f, "a flip to {to} is running"),
+            Self::FailoverRunning => f.write_str("a failover is running"),
             Self::TargetDown { pair } => write!(f, "no backend of {pair} is known to be up"),
             Self::TargetTakenOut { pair, admin } => {
                 write!(f, "the primary of {pair} is in {}", admin.name())
@@ -345,6 +380,51 @@ pub enum EventKind {
         request: RequestId,
         refused: FlipRefused,
     },
+    /// The active primary is down and no other pair takes over; told each time that the reason changes.
+    FailoverRefused {
+        reason: FailoverRefused,
+    },
+    /// Another pair is about to take over.
+    FailoverStarted {
+        from: PairId,
+        to: PairId,
+    },
+    /// It did not; everything is as before.
+    FailoverCalledOff {
+        from: PairId,
+        to: PairId,
+        reason: FailoverRefused,
+    },
+    /// Another pair took over; its primary is to become writable.
+    FailedOver {
+        last: LastFailover,
+        generation: Generation,
+    },
+    /// The new primary takes writes.
+    FailoverDone {
+        to: PairId,
+    },
+    /// A primary that had failed answers again. It gets nothing.
+    OldPrimaryReturned {
+        backend: BackendId,
+        pair: PairId,
+        read_only: bool,
+    },
+    /// A primary that had come back writable refuses writes now.
+    Fenced {
+        backend: BackendId,
+    },
+    FenceFailed {
+        backend: BackendId,
+        reason: FenceReason,
+        text: String,
+    },
+    /// Tried again if it is the new primary.
+    UnfenceFailed {
+        backend: BackendId,
+        reason: UnfenceReason,
+        text: String,
+    },
     /// An operator's word about a backend or a pair, or the end of its time.
     AdminChanged {
         target: AdminTarget,
@@ -361,7 +441,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
-    pub const NAMES: [&str; 19] = [
+    pub const NAMES: [&str; 29] = [
         "started",
         "health_changed",
         "fitness_changed",
@@ -380,6 +460,16 @@ impl EventKind {
         "flip_started",
         "flip_done",
         "flip_refused",
+        "failover_running",
+        "failover_refused",
+        "failover_started",
+        "failover_called_off",
+        "failed_over",
+        "failover_done",
+        "old_primary_returned",
+        "fenced",
+        "fence_failed",
+        "unfence_failed",
         "admin_changed",
     ];
 
@@ -405,6 +495,15 @@ impl EventKind {
             Self::FlipStarted { .. } => "flip_started",
             Self::FlipDone { .. } => "flip_done",
             Self::FlipRefused { .. } => "flip_refused",
+            Self::FailoverRefused { .. } => "failover_refused",
+            Self::FailoverStarted { .. } => "failover_started",
+            Self::FailoverCalledOff { .. } => "failover_called_off",
+            Self::FailedOver { .. } => "failed_over",
+            Self::FailoverDone { .. } => "failover_done",
+            Self::OldPrimaryReturned { .. } => "old_primary_returned",
+            Self::Fenced { .. } => "fenced",
+            Self::FenceFailed { .. } => "fence_failed",
+            Self::UnfenceFailed { .. } => "unfence_failed",
             Self::AdminChanged { .. } => "admin_changed",
             Self::Ignored { .. } => "ignored",
         }
@@ -423,6 +522,10 @@ impl EventKind {
             | Self::ConditionImpaired { backend, .. }
             | Self::ConditionRestored { backend, .. }
             | Self::MaintenanceChanged { backend, .. }
+            | Self::OldPrimaryReturned { backend, .. }
+            | Self::Fenced { backend }
+            | Self::FenceFailed { backend, .. }
+            | Self::UnfenceFailed { backend, .. }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
             | Self::Started { .. }
@@ -434,6 +537,11 @@ impl EventKind {
             | Self::FlipStarted { .. }
             | Self::FlipDone { .. }
             | Self::FlipRefused { .. }
+            | Self::FailoverRefused { .. }
+            | Self::FailoverStarted { .. }
+            | Self::FailoverCalledOff { .. }
+            | Self::FailedOver { .. }
+            | Self::FailoverDone { .. }
             | Self::Ignored { .. } => None,
         }
     }
@@ -475,6 +583,25 @@ impl Event {
             | EventKind::ChecksAnswering
             | EventKind::FlipStarted { .. }
             | EventKind::FlipDone { .. } => Severity::Info,
+            // A failover is an error that was dealt with: somebody has to bring the old pair back.
+            EventKind::FailoverStarted { .. }
+            | EventKind::FailoverCalledOff { .. }
+            | EventKind::FailedOver { .. }
+            | EventKind::FailoverDone { .. }
+            | EventKind::Fenced { .. } => Severity::Warning,
+            EventKind::FailoverRefused { .. } | EventKind::UnfenceFailed { .. } => Severity::Error,
+            EventKind::OldPrimaryReturned { read_only, .. } => {
+                if *read_only {
+                    Severity::Warning
+                } else {
+                    Severity::Error
+                }
+            }
+            EventKind::FenceFailed { reason, .. } => match reason {
+                // What is dead cannot be fenced.
+                FenceReason::Failover => Severity::Warning,
+                FenceReason::Returned => Severity::Error,
+            },
             EventKind::HealthChanged { to, .. } => match to {
                 Health::Down => Severity::Error,
                 Health::Falling { .. } => Severity::Warning,

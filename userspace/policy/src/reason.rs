@@ -280,6 +280,12 @@ pub enum ChangeReason {
         from: PairId,
         to: PairId,
     },
+    Failover {
+        from: PairId,
+        to: PairId,
+    },
+    /// A server was made writable or read-only by us.
+    Fence,
 }
 
 impl fmt::Display for ChangeReason {
@@ -292,6 +298,8 @@ impl fmt::Display for ChangeReason {
             Self::SlowStart => f.write_str("slow start of a replica"),
             Self::Admin => f.write_str("an admin state changed"),
             Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
+            Self::Failover { from, to } => write!(f, "failover from {from} to {to}"),
+            Self::Fence => f.write_str("a server was fenced or unfenced"),
         }
     }
 }
@@ -303,6 +311,8 @@ pub enum EndReason {
     BackendDown { cause: Cause },
     /// A flip with `drain = "cut"` left their pair.
     FlipCut { request: RequestId },
+    /// The same by a failover.
+    FailoverCut,
     /// An operator took their backend or pair out, and said so.
     TakenOut { admin: Admin },
     /// A read route with `failback = "cut"` went back to replicas.
@@ -314,6 +324,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
             Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
+            Self::FailoverCut => f.write_str("failover with drain = cut"),
             Self::TakenOut { admin } => write!(f, "{} with drain = cut", admin.name()),
             Self::Failback => f.write_str("reads went back to replicas, with failback = cut"),
         }
@@ -330,6 +341,10 @@ pub enum PersistReason {
     Flip { request: RequestId },
     /// A flip failed.
     FlipUndone,
+    /// A failover is about to swap.
+    Failover,
+    /// What is remembered of failovers changed, and the active pair did not.
+    FailoverMemory,
 }
 
 impl fmt::Display for PersistReason {
@@ -338,6 +353,8 @@ impl fmt::Display for PersistReason {
             Self::Reconcile => "the state file does not say what is in force",
             Self::Flip { .. } => "flip",
             Self::FlipUndone => "a flip was undone",
+            Self::Failover => "failover",
+            Self::FailoverMemory => "failover",
         })
     }
 }
@@ -374,6 +391,10 @@ pub enum IgnoredReason {
     },
     /// An answer to a write that is not under way.
     UnexpectedPersisted,
+    /// An answer of a server that was not asked to be fenced or unfenced.
+    UnexpectedFence {
+        backend: BackendId,
+    },
 }
 
 impl fmt::Display for IgnoredReason {
@@ -390,6 +411,9 @@ impl fmt::Display for IgnoredReason {
                 write!(f, "no swap to generation {generation} is under way")
             }
             Self::UnexpectedPersisted => f.write_str("no write of the state file is under way"),
+            Self::UnexpectedFence { backend } => {
+                write!(f, "{backend} was not asked to be fenced or unfenced")
+            }
         }
     }
 }

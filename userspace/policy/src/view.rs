@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use crate::{
     condition::Outcome,
+    failover::{Failover, FailoverMemory, Outlook},
+    flip::FlipCause,
     health::Health,
-    ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
+    ids::{BackendId, ClusterId, Generation, PairId, RouteId},
     input::{Access, AdminSetting, Drain, Facts, Role},
     moment::Moment,
     output::{Pace, RouteTarget},
@@ -27,6 +29,7 @@ pub struct ClusterView {
     /// Of the table in force; zero before the first.
     pub generation: Generation,
     pub flip: Option<FlipView>,
+    pub failover: FailoverView,
     pub checks: ChecksState,
     pub pairs: Vec<PairView>,
     pub routes: Vec<RouteView>,
@@ -45,12 +48,20 @@ pub enum ChecksState {
 /// A flip that is under way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlipView {
-    pub request: RequestId,
+    pub cause: FlipCause,
     pub from: PairId,
     pub to: PairId,
     pub drain: Drain,
     pub stage: FlipStage,
     pub since: Moment,
+}
+
+/// Whether another pair would become active by itself, and what is remembered of the last time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FailoverView {
+    pub failover: Failover,
+    pub outlook: Outlook,
+    pub memory: FailoverMemory,
 }
 
 /// How far a flip is.

@@ -286,6 +286,17 @@ fn silence_of_a_condition_waits_for_the_same_one_elsewhere() {
 }
 
 #[test]
+fn what_keeps_reads_away_is_said_before_what_is_counted() {
+    let reason = |script: &str| {
+        let world = run(&format!("{JUDGED}{script}"));
+        world.policy.view().clusters[0].pairs[0].backends[1].reason.name()
+    };
+    assert_eq!(reason("a2 agent fail"), "condition");
+    assert_eq!(reason("a2 agent fail; a2 lag"), "lagging");
+    assert_eq!(reason("a2 agent unfit; a2 lag"), "condition");
+}
+
+#[test]
 fn a_condition_that_was_silent_everywhere_is_counted_anew() {
     let all = ["a1", "a2", "b1", "b2"].map(|backend| format!("{backend} agent timeout; "));
     let all = all.concat().repeat(3);
@@ -295,9 +306,12 @@ fn a_condition_that_was_silent_everywhere_is_counted_anew() {
 
 #[test]
 fn a_server_that_comes_back_proves_its_conditions_anew() {
-    let back = "a1 down; a1 agent pass; a1 disk pass; a1 rw; a1 agent pass; ";
+    let back = "a1 down; a1 agent pass; a1 rw; a1 agent pass; ";
     check_judged(&format!("{back}a1 disk fail; a1 rw"), "");
+    check_judged(&format!("{back}a1 rw"), "");
     check_judged(&format!("{back}a1 disk pass; a1 rw"), "swap 3 pair#0 w=a1 r=a2");
+    // One that nobody can judge keeps nobody out.
+    check_judged(&format!("{back}a1 disk local; a1 rw"), "swap 3 pair#0 w=a1 r=a2");
 }
 
 #[test]
@@ -805,6 +819,7 @@ impl World {
         let id = self.spec.id;
         let restored = Restored {
             admin: BTreeMap::new(),
+            failovers: BTreeMap::new(),
             active: self.state_file.map(|pair| (id, pair)).into_iter().collect(),
             generation: generation.map(|generation| (id, generation)).into_iter().collect(),
             tables: self.kernel.clone().map(|table| (id, table)).into_iter().collect(),
@@ -850,12 +865,12 @@ impl World {
                 }
                 self.policy.handle(Input::Applied { cluster, generation, result }, self.now);
             }
-            Output::PersistActive { cluster, pair, reason } => {
+            Output::PersistActive { cluster, pair, failover, reason } => {
                 let result = match self.writes {
                     Driver::Works => Ok(()),
                     Driver::Fails => Err(PersistError { reason: "disk full".into() }),
                     Driver::Hangs => {
-                        let output = Output::PersistActive { cluster, pair, reason };
+                        let output = Output::PersistActive { cluster, pair, failover, reason };
                         return self.hanging.push(output);
                     }
                 };
@@ -871,6 +886,7 @@ impl World {
             | Output::Reply { .. }
             | Output::ForgetAdmin { .. }
             | Output::Event(_) => {}
+            Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
         }
     }
 }
@@ -952,5 +968,6 @@ fn text(output: &Output) -> Option<String> {
         }
         Output::Reply { result: Err(refused), .. } => format!("reply {}", refused.name()),
         Output::SetPace { .. } | Output::ForgetAdmin { .. } | Output::Event(_) => return None,
+        Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
     })
 }

@@ -243,10 +243,10 @@ impl World {
     fn restart(&mut self, kernel: Option<RouteTable>) {
         let id = self.spec.id;
         let restored = Restored {
-            admin: std::collections::BTreeMap::new(),
             active: [(id, PairId(0))].into(),
             generation: kernel.iter().map(|table| (id, table.generation)).collect(),
             tables: kernel.into_iter().map(|table| (id, table)).collect(),
+            ..Restored::default()
         };
         self.policy = Policy::new(vec![self.spec.clone()], restored, self.now);
         self.drain();
@@ -283,6 +283,8 @@ impl World {
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }
+                | Output::Fence { .. }
+                | Output::Unfence { .. }
                 | Output::Event(_) => {}
             }
         }

@@ -10,7 +10,7 @@ use mysql_async::{DriverError, Error, IoError, ServerError, TlsError};
 use pairflip_policy::{Cause, CheckFailure};
 
 /// Returns what a driver error means, with a text for the operator.
-pub(super) fn failure(error: &Error) -> CheckFailure {
+pub(crate) fn failure(error: &Error) -> CheckFailure {
     let (cause, text) = match error {
         Error::Server(error) => {
             let cause = server_cause(error);

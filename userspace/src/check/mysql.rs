@@ -278,7 +278,8 @@ async fn log_position(conn: &mut Conn, dialect: Dialect) -> Result<Option<String
     }
 }
 
-fn opts(target: SocketAddr, account: &Account) -> Opts {
+/// How a server is connected to.
+pub(crate) fn opts(target: SocketAddr, account: &Account) -> Opts {
     OptsBuilder::default()
         .ip_or_hostname(target.ip().to_string())
         .tcp_port(target.port())
@@ -326,16 +327,29 @@ async fn ask(
         Some(dialect) => dialect,
         None => greet(conn, questions, timeout).await?,
     };
+    let (facts, rows) = facts(conn, dialect).await?;
+    if questions.gtid {
+        conditions.push(questions::gtid(conn, dialect, &rows).await?);
+    }
+    Ok((facts, dialect))
+}
+
+/// Asks a server that nothing is known of what it says about itself.
+pub(crate) async fn introduce(conn: &mut Conn) -> Result<(Facts, Dialect), CheckFailure> {
+    let state = state(conn, STATE_QUERY).await?;
+    let dialect = Dialect::of(&state.version, &state.comment);
+    Ok((facts(conn, dialect).await?.0, dialect))
+}
+
+/// Returns what a server says about itself, with its replication status as it came.
+async fn facts(conn: &mut Conn, dialect: Dialect) -> Result<(Facts, Vec<Row>), CheckFailure> {
     let State { read_only, server_id, version, position, .. } =
         state(conn, dialect.state_query()).await?;
     let rows: Vec<Row> = conn.query(dialect.replication_query()).await.map_err(|e| failure(&e))?;
     let replication = channels(dialect, &rows)?;
-    if questions.gtid {
-        conditions.push(questions::gtid(conn, dialect, &rows).await?);
-    }
     let position =
         if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
-    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+    Ok((Facts { read_only, server_id, version, replication, position }, rows))
 }
 
 /// Finds out how the server of a new connection speaks, and limits the time of an operator's queries there.

@@ -165,12 +165,13 @@ pub(super) async fn heartbeat(
     let age: Option<Option<i64>> = match conn.query_first(query).await {
         Ok(age) => age,
         Err(error) => {
-            return (told(unjudged(&error, &format!("SELECT on {table}"))), line_after(&error));
+            let needs = format!("SELECT on {table}; until then lag is what the server says itself");
+            return (told(unjudged(&error, &needs)), line_after(&error));
         }
     };
-    // A clock of ours that is behind the source's makes it negative.
-    let lag =
-        age.flatten().map(|age| Duration::from_micros(u64::try_from(age).unwrap_or_default()));
+    // A clock that is behind the source's makes it negative. Clocks of two hosts agree to some milliseconds at best.
+    let tenths = |age: i64| u64::try_from(age / 100_000).unwrap_or_default();
+    let lag = age.flatten().map(|age| Duration::from_millis(100 * tenths(age)));
     for channel in channels.iter_mut().filter(|channel| channel.io_running && channel.sql_running) {
         channel.lag = lag;
     }

@@ -8,8 +8,8 @@ use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRES
 use super::check;
 use super::field::Field;
 use super::model::{
-    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Failback, Forwarding, NoBackend, Pair,
-    PortRange, Replica, Route, StandbyReplicas, Timeouts,
+    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Failback, Failover, Forwarding,
+    NoBackend, Pair, PortRange, Replica, Route, StandbyReplicas, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -26,6 +26,7 @@ pub(super) const CLUSTER: Schema = Schema {
         "snat_ports",
         "announce",
         "failover",
+        "failover_window",
         "no_backend",
         "slow_start",
         "hold_off",
@@ -91,6 +92,11 @@ const SLOW_START_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::fr
 const DEFAULT_HOLD_OFF: Duration = Duration::from_secs(10);
 /// Sixteen times as long at most: most of a day.
 const HOLD_OFF_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Long enough for somebody to be woken up and to look.
+const DEFAULT_FAILOVER_WINDOW: Duration = Duration::from_secs(3600);
+/// Below a second it is none; a month is as good as for ever.
+const FAILOVER_WINDOW_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 const DEFAULT_MIN_REPLICAS: u32 = 1;
 const DEFAULT_WEIGHT: u32 = 100;
 /// A tenth of the default is a small server's; ten times it leaves room for a large one.
@@ -121,11 +127,13 @@ fn read(
     let mark = census.mark();
     let name = read_name(reader, section, "name = \"main\"");
     let forwarding = read_forwarding(reader, section);
-    let failover = section.optional(reader, "failover", (), |reader, field| {
-        let remedy =
-            "write \"manual\", and make another pair active with: pairflip flip --route-only";
-        field.choose(reader, &[("manual", ())], &[("auto", remedy)])
+    let failover = section.optional(reader, "failover", Failover::Manual, |reader, field| {
+        field.choose(reader, &[("manual", Failover::Manual), ("auto", Failover::Auto)], &[])
     });
+    let failover_window =
+        section.optional(reader, "failover_window", DEFAULT_FAILOVER_WINDOW, |reader, field| {
+            field.parse(reader, "\"1h\"", |text| value::duration(text, FAILOVER_WINDOW_RANGE))
+        });
     let snat_addresses = section.optional(reader, "snat_addresses", Vec::new(), |reader, field| {
         field.distinct(reader, "[\"10.0.1.2\"]", SNAT_ADDRESSES_MAX, value::address)
     });
@@ -160,13 +168,22 @@ fn read(
         census.add_snat_address(*address, place.clone());
     }
     census.judge_cluster(reader, mark, forwarding);
-    failover?;
+    if failover == Some(Failover::Auto)
+        && check.as_ref().is_some_and(|check| check.login.is_none())
+        && let Some(field) = section.field("failover")
+    {
+        let problem = "needs a login: without one nobody sees what the standby has applied";
+        let remedy = "write failover = \"manual\", or remove mysql = false from [cluster.check] and give it an account";
+        reader.report(&field.place, Fault::new(problem, remedy));
+    }
     Some(Cluster {
         name: name?,
         forwarding: forwarding?,
         snat_addresses: snat_addresses?.into_iter().map(|(address, _)| address).collect(),
         snat_ports: snat_ports?,
         announce: announce?,
+        failover: failover?,
+        failover_window: failover_window?,
         no_backend: no_backend?,
         check: check?,
         drain: drain?,

@@ -26,6 +26,9 @@ const COMMAND_MAX: usize = 64;
 const WORD_BYTES_MAX: usize = 4096;
 const COMMAND_EXAMPLE: &str = "[\"/etc/pairflip/notify\", \"--team\", \"dba\"]";
 
+/// The kind of the one event that no policy decides: a secret was read again, or could not be.
+pub const KEYS_REREAD: &str = "keys_reread";
+
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events of a hook wait for the one before.
 const TIMEOUT_RANGE: RangeInclusive<Duration> =
@@ -47,7 +50,7 @@ fn read(reader: &mut Reader, section: &Section) -> Option<(Hook, Vec<Place>)> {
         .require(reader, "command", &format!("add command = {COMMAND_EXAMPLE}"))
         .and_then(|field| read_command(reader, &field));
     let events = section.optional(reader, "events", Vec::new(), |reader, field| {
-        field.distinct(reader, "[\"flip_done\"]", EventKind::NAMES.len(), event)
+        field.distinct(reader, "[\"flip_done\"]", usize::MAX, event)
     });
     let severities = [Severity::Info, Severity::Warning, Severity::Error].map(|it| (it.name(), it));
     let severity = section.optional(reader, "severity", Severity::Info, |reader, field| {
@@ -102,12 +105,13 @@ fn read_command(reader: &mut Reader, field: &Field) -> Option<Vec<String>> {
 }
 
 fn event(text: &str) -> Result<String, Fault> {
-    if EventKind::NAMES.contains(&text) {
+    let kinds: Vec<&str> = EventKind::NAMES.into_iter().chain([KEYS_REREAD]).collect();
+    if kinds.contains(&text) {
         return Ok(text.to_owned());
     }
-    let remedy = match suggest::nearest(text, &EventKind::NAMES) {
+    let remedy = match suggest::nearest(text, &kinds) {
         Some(name) => format!("do you mean {}?", quoted(name)),
-        None => format!("the kinds are: {}", EventKind::NAMES.join(", ")),
+        None => format!("the kinds are: {}", kinds.join(", ")),
     };
     Err(Fault::new(format!("{} is no kind of event", quoted(text)), remedy))
 }

@@ -41,13 +41,15 @@ use toml::de::DeTable;
 pub use self::cluster::REPLICAS_MAX;
 pub use self::daemon::INTERFACES_MAX;
 pub use self::error::{ConfigError, ConfigErrors};
+pub use self::hook::KEYS_REREAD;
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Failback, Forwarding, Galera, Heartbeat, Hook, HttpCheck,
-    Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck, StandbyReplicas,
-    TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Failover, Forwarding, Galera, Heartbeat, Hook,
+    HttpCheck, Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck,
+    StandbyReplicas, TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
+use self::secret::UnreadSecrets;
 pub use self::secret::{HostSecrets, Secret, SecretFault, SecretSource, Secrets};
 pub use self::value::Human;
 
@@ -154,8 +156,8 @@ fn read_document(
 ///
 /// What is wrong with the file now.
 pub(crate) fn differences(source: &Source) -> Result<Vec<String>, ConfigErrors> {
-    // What the secrets say is of no interest here, and they are not in the file.
-    let config = load_with(&source.path, &RereadSecrets)?;
+    // What is wrong with a secret is told where it is read again.
+    let config = load_with(&source.path, &UnreadSecrets)?;
     Ok(difference::differing_keys(&source.text, &config.source.text))
 }
 

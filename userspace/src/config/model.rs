@@ -75,6 +75,9 @@ pub struct Cluster {
     /// Of no meaning without [`Forwarding::Snat`].
     pub snat_ports: PortRange,
     pub announce: Announce,
+    pub failover: Failover,
+    /// After a failover no other one for so long, unless an operator acknowledges it.
+    pub failover_window: Duration,
     pub no_backend: NoBackend,
     pub check: Check,
     pub drain: DrainConfig,
@@ -125,6 +128,15 @@ pub enum Announce {
     Arp,
     /// Someone else.
     None,
+}
+
+/// Who decides about another pair becoming active.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failover {
+    /// Operators.
+    Manual,
+    /// The daemon as well, when the active primary is dead beyond doubt.
+    Auto,
 }
 
 /// What a new connection gets when its route has no fit backend.

@@ -79,8 +79,54 @@ pub struct ClusterStatus {
     pub generation: u32,
     /// What is wrong with the checks as a whole, if anything.
     pub checks: Option<String>,
+    /// All empty in answers of 0.1.
+    #[serde(default)]
+    pub failover: FailoverStatus,
     pub pairs: Vec<PairStatus>,
     pub routes: Vec<RouteStatus>,
+}
+
+/// Whether another pair would become active by itself.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FailoverStatus {
+    /// `manual` or `auto`.
+    pub mode: String,
+    /// `manual`; `ready` or `unready` while it is not needed; `refused`, `running` or `promoting` while it is.
+    pub state: String,
+    /// One would take place now if the active primary failed.
+    pub possible: bool,
+    /// The pair that would take over, or does.
+    pub to: Option<String>,
+    /// The same in words, with the reason.
+    pub text: String,
+    /// Until then there is no other; seconds since 1970. `null` when nothing is waited for.
+    pub hold_until: Option<u64>,
+    pub last: Option<LastFailoverStatus>,
+    /// Pairs that failed and get nothing until an operator says that they are well.
+    #[serde(default)]
+    pub out: Vec<OutStatus>,
+}
+
+/// The last failover.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LastFailoverStatus {
+    pub from: String,
+    pub to: String,
+    /// Seconds since 1970.
+    pub at: u64,
+    /// The new primary was seen writable.
+    pub done: bool,
+    /// What the servers' logs held as far as is known.
+    pub old_position: Option<String>,
+    pub new_position: Option<String>,
+}
+
+/// A pair that failed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OutStatus {
+    pub pair: String,
+    /// How it is, and what to do.
+    pub text: String,
 }
 
 /// One pair.
@@ -494,6 +540,7 @@ pub(crate) mod example {
             active_pair: "pair1".into(),
             generation: 7,
             checks: None,
+            failover: failover(),
             pairs: vec![
                 pair(
                     "pair1",
@@ -540,6 +587,29 @@ pub(crate) mod example {
                 route("writes", "10.0.0.100", "write", &[], "primary is read-only"),
                 route("reads", "10.0.0.101", "read", &["10.0.1.11:3306"], "no replica is fit"),
             ],
+        }
+    }
+
+    fn failover() -> FailoverStatus {
+        FailoverStatus {
+            mode: "auto".into(),
+            state: "unready".into(),
+            possible: false,
+            to: None,
+            text: "not possible: pair2 lagged 12s".into(),
+            hold_until: Some(1_700_003_600),
+            last: Some(LastFailoverStatus {
+                from: "pair2".into(),
+                to: "pair1".into(),
+                at: 1_700_000_000,
+                done: true,
+                old_position: Some("2-21-1200".into()),
+                new_position: Some("2-21-1199".into()),
+            }),
+            out: vec![OutStatus {
+                pair: "pair2".into(),
+                text: "returned after failover; writable: fence it".into(),
+            }],
         }
     }
 

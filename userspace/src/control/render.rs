@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use pairflip_common::counter::Counter;
 
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FlipDone,
-    Flows, HookStatus, PairStatus, Reloaded, RouteStatus, Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FailoverStatus,
+    FlipDone, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -161,6 +161,7 @@ impl Page {
         if let Some(checks) = &cluster.checks {
             self.line(Tone::Bad, &format!("  ! {checks}"));
         }
+        self.failover(&cluster.failover);
         let routes: Vec<[Cell; 7]> = cluster.routes.iter().map(route_row).collect();
         self.table(
             [
@@ -194,6 +195,43 @@ impl Page {
             ],
             &backends,
         );
+    }
+
+    fn failover(&mut self, failover: &FailoverStatus) {
+        let FailoverStatus { mode, state, text, hold_until, last, out, .. } = failover;
+        // A daemon of 0.1 says nothing.
+        if mode.is_empty() {
+            return;
+        }
+        let tone = match state.as_str() {
+            "refused" | "promoting" => Tone::Bad,
+            "unready" | "running" => Tone::Odd,
+            _ => Tone::Neutral,
+        };
+        self.line(tone, &format!("  failover {mode}: {text}"));
+        if let Some(last) = last {
+            let position = |position: &Option<String>| {
+                position.clone().unwrap_or_else(|| "an unknown position".to_owned())
+            };
+            let held = hold_until
+                .map(|until| format!("; no other until {} unless acknowledged", utc(until)));
+            let unfinished = if last.done { "" } else { ", not finished" };
+            self.line(
+                Tone::Neutral,
+                &format!(
+                    "  last failover: {} -> {} at {}{unfinished}; old primary at {}, new one at {}{}",
+                    last.from,
+                    last.to,
+                    utc(last.at),
+                    position(&last.old_position),
+                    position(&last.new_position),
+                    held.unwrap_or_default(),
+                ),
+            );
+        }
+        for OutStatus { pair, text } in out {
+            self.line(Tone::Bad, &format!("  ! {pair} {text}"));
+        }
     }
 
     fn daemon(&mut self, status: &Status) {
@@ -465,6 +503,9 @@ mod tests {
     fn the_status_says_which_pair_is_active_where_vips_go_and_why() {
         let expected = "\
 cluster main: pair1 is active (generation 7)
+  failover auto: not possible: pair2 lagged 12s
+  last failover: pair2 -> pair1 at 2023-11-14T22:13:20Z; old primary at 2-21-1200, new one at 2-21-1199; no other until 2023-11-14T23:13:20Z unless acknowledged
+  ! pair2 returned after failover; writable: fence it
   ROUTE   ACCESS  VIP              GOES TO                    OPENED  TURNED AWAY  WHY
   writes  write   10.0.0.100:3306  REFUSED                      1204            6  primary is read-only
   reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)    1204            6  no replica is fit
@@ -533,7 +574,7 @@ warning: hook pager: /etc/pairflip/page ended with exit status: 1 (2 of 14 event
         let expected = "\
 cluster main: pair1 is active (generation 7)
   ! nothing is heard from any backend
-  ROUTE ";
+  failover ";
         assert!(text.starts_with(expected), "{text}");
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    config::{Check, Cluster, Config, Human},
+    config::{Applies, Check, Cluster, Config, Galera, Human},
     inspect::{Finding, Report, Weight},
 };
 
@@ -29,6 +29,8 @@ pub struct ClusterSummary {
     pub detection_seconds: f64,
     /// How that number comes about.
     pub detection: String,
+    /// What is asked of the backends, with the roles that it is asked of.
+    pub checks: Vec<String>,
 }
 
 impl Summary {
@@ -45,12 +47,13 @@ impl Summary {
         let mut text = "the configuration is valid\n".to_owned();
         for cluster in &self.clusters {
             text.push_str(&format!(
-                "cluster {}: {}, {}, {}\n  a dead backend is noticed within {}\n",
+                "cluster {}: {}, {}, {}\n  a dead backend is noticed within {}\n  checks: {}\n",
                 cluster.name,
                 count(cluster.routes, "route"),
                 count(cluster.pairs, "pair"),
                 count(cluster.backends, "backend"),
-                cluster.detection
+                cluster.detection,
+                cluster.checks.join(", ")
             ));
         }
         for warning in &self.warnings {
@@ -95,8 +98,31 @@ impl ClusterSummary {
             backends: cluster.backends().count(),
             detection_seconds: cluster.check.detection_time().as_secs_f64(),
             detection: detection(&cluster.check),
+            checks: checks(&cluster.check),
         }
     }
+}
+
+fn checks(check: &Check) -> Vec<String> {
+    let mut checks = Vec::new();
+    if let Some(login) = &check.login {
+        let mut asked = vec![if login.tls.is_some() { "login over TLS" } else { "login" }];
+        asked.extend(login.heartbeat.as_ref().map(|_| "heartbeat"));
+        asked.extend(login.gtid.then_some("gtid"));
+        asked.extend((login.galera != Galera::Off).then_some("galera"));
+        checks.extend(asked.into_iter().map(ToOwned::to_owned));
+    }
+    let mut add = |kind: &str, name: &str, role: Applies| {
+        checks.push(match role {
+            Applies::Any => format!("{kind} {name}"),
+            Applies::Primary | Applies::Replica => format!("{kind} {name} ({})", role.name()),
+        });
+    };
+    check.sql.iter().for_each(|check| add("sql", &check.name, check.role));
+    check.http.iter().for_each(|check| add("http", &check.name, check.role));
+    check.tcp.iter().for_each(|check| add("tcp", &check.name, check.role));
+    check.exec.iter().for_each(|check| add("exec", &check.name, check.role));
+    checks
 }
 
 fn detection(check: &Check) -> String {
@@ -127,7 +153,7 @@ mod tests {
             daemon.interfaces = ["eth0"]
             [[cluster]]
             name = "main"
-            check = { user = "pairflip", password_file = "p", interval = "2s", timeout = "500ms", fall = 3 }
+            check = { user = "pairflip", password_file = "p", interval = "2s", timeout = "500ms", fall = 3, gtid = true, tcp = [{ name = "admin", port = 33062 }, { name = "sync", port = 4567, role = "primary" }] }
             drain = { mode = "idle" }
             route = [{ name = "writes", vip = "10.0.0.100:3306", access = "write" }]
             pair = [
@@ -142,6 +168,7 @@ mod tests {
 the configuration is valid
 cluster main: 1 route, 2 pairs, 4 backends
   a dead backend is noticed within 3500ms = interval 2s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
+  checks: login, gtid, tcp admin, tcp sync (primary)
 warning: cluster[main].drain.mode: \"idle\" acts as \"finish\" in this version: flows on the old \
 pair live until their clients close them; use \"cut\" to end them at the flip
 ";

@@ -78,6 +78,18 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     let failing = per_cluster(|cluster| flag(cluster.checks.is_some()));
     metric(text, "pairflip_checks_failing", "gauge", help, failing);
 
+    let help = "1 while another pair would take over if the active primary failed; absent with failover = \"manual\".";
+    let possible = per_cluster(|cluster| {
+        flag(cluster.failover.possible).filter(|_| cluster.failover.mode == "auto")
+    });
+    metric(text, "pairflip_failover_possible", "gauge", help, possible);
+    let help = "When the last failover was decided, in seconds since 1970; absent where none was.";
+    let last = per_cluster(|cluster| cluster.failover.last.as_ref().map(|last| last.at as f64));
+    metric(text, "pairflip_failover_last_timestamp_seconds", "gauge", help, last);
+    let help = "Pairs that failed and get nothing until an operator says that they are well.";
+    let out = per_cluster(|cluster| Some(cluster.failover.out.len() as f64));
+    metric(text, "pairflip_failover_out", "gauge", help, out);
+
     let per_pair = |is_set: fn(&PairStatus) -> bool| {
         clusters.iter().flat_map(move |cluster| {
             cluster.pairs.iter().map(move |pair| {
@@ -302,6 +314,15 @@ pairflip_route_generation{cluster="main"} 7
 # HELP pairflip_checks_failing 1 while nothing is heard from any backend, so routes stay as they are.
 # TYPE pairflip_checks_failing gauge
 pairflip_checks_failing{cluster="main"} 0
+# HELP pairflip_failover_possible 1 while another pair would take over if the active primary failed; absent with failover = "manual".
+# TYPE pairflip_failover_possible gauge
+pairflip_failover_possible{cluster="main"} 0
+# HELP pairflip_failover_last_timestamp_seconds When the last failover was decided, in seconds since 1970; absent where none was.
+# TYPE pairflip_failover_last_timestamp_seconds gauge
+pairflip_failover_last_timestamp_seconds{cluster="main"} 1700000000
+# HELP pairflip_failover_out Pairs that failed and get nothing until an operator says that they are well.
+# TYPE pairflip_failover_out gauge
+pairflip_failover_out{cluster="main"} 1
 # HELP pairflip_pair_active 1 for the pair that takes new connections.
 # TYPE pairflip_pair_active gauge
 pairflip_pair_active{cluster="main",pair="pair1"} 1

@@ -22,7 +22,7 @@ use crate::{
         grants::{Missing, Purpose},
         keys::Keys,
     },
-    config::{Cluster, Config},
+    config::{Cluster, Config, Failover},
 };
 
 /// What was found.
@@ -197,8 +197,11 @@ fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Find
 }
 
 /// What the check account has to be able to do in this cluster.
-fn needed(_cluster: &Cluster) -> Vec<Purpose> {
-    vec![Purpose::Check]
+fn needed(cluster: &Cluster) -> Vec<Purpose> {
+    match cluster.failover {
+        Failover::Manual => vec![Purpose::Check],
+        Failover::Auto => vec![Purpose::Check, Purpose::Fence],
+    }
 }
 
 /// As in `10.0.1.11:3306 (primary of pair1)`.

@@ -6,6 +6,7 @@ use pairflip_policy::{Event, Severity};
 use super::{Runtime, status};
 use crate::{
     check::keys::Notice,
+    config::KEYS_REREAD,
     control::protocol::{self, ApiError, EventFacts, Events, EventsQuery},
 };
 
@@ -22,17 +23,8 @@ impl Runtime {
         if event.severity() == Severity::Debug {
             return;
         }
-        let told = protocol::Event {
-            number: self.journal.last() + 1,
-            time: stamp(),
-            cluster,
-            kind: event.what.name().to_owned(),
-            severity: event.severity().name().to_owned(),
-            text,
-            facts: self.facts(event),
-        };
-        self.hooks.tell(&told, event.severity());
-        self.journal.append(told);
+        let facts = self.facts(event);
+        self.record(cluster, event.what.name(), event.severity(), text, facts);
     }
 
     /// Tells people of what became of a cluster's secrets.
@@ -40,15 +32,29 @@ impl Runtime {
         let cluster = self.config.clusters.get(notice.cluster).map(|cluster| cluster.name.clone());
         let severity = if notice.is_trouble { Severity::Error } else { Severity::Info };
         log(severity, cluster.as_deref().unwrap_or("-"), &notice.text);
-        self.journal.append(protocol::Event {
+        self.record(cluster, KEYS_REREAD, severity, notice.text.clone(), None);
+    }
+
+    /// Keeps an event, and hands it to hooks.
+    fn record(
+        &mut self,
+        cluster: Option<String>,
+        kind: &str,
+        severity: Severity,
+        text: String,
+        facts: Option<EventFacts>,
+    ) {
+        let told = protocol::Event {
             number: self.journal.last() + 1,
             time: stamp(),
             cluster,
-            kind: "keys_reread".to_owned(),
+            kind: kind.to_owned(),
             severity: severity.name().to_owned(),
-            text: notice.text.clone(),
-            facts: None,
-        });
+            text,
+            facts,
+        };
+        self.hooks.tell(&told, severity);
+        self.journal.append(told);
     }
 
     fn facts(&self, event: &Event) -> Option<EventFacts> {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
-    Access, BackendId, ClusterId, ClusterSpec, Drain, Failback, PairId, PairSpec, RouteId,
-    RouteSpec, Share, StandbyReplicas,
+    Access, BackendId, ClusterId, ClusterSpec, Drain, Failback, Failover, PairId, PairSpec,
+    RouteId, RouteSpec, Share, StandbyReplicas,
 };
 
 use crate::{
@@ -106,6 +106,10 @@ impl Ids {
                 // `Config::warnings` says so.
                 DrainMode::Finish | DrainMode::Idle => Drain::Finish,
                 DrainMode::Cut => Drain::Cut,
+            },
+            failover: match cluster.failover {
+                config::Failover::Manual => Failover::Manual,
+                config::Failover::Auto => Failover::Auto { window: cluster.failover_window },
             },
             routes: cluster
                 .routes

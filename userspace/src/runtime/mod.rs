@@ -6,6 +6,7 @@
 mod admin;
 mod end;
 mod events;
+mod failover;
 mod flow_log;
 mod hooks;
 mod host;
@@ -40,14 +41,11 @@ use self::{
     hooks::Hooks,
     ids::Ids,
     requests::PendingFlips,
+    start::Inbox,
 };
 use crate::{
-    check::{
-        Probe,
-        keys::{Keys, Notice},
-    },
+    check::{Probe, keys::Keys},
     config::{Config, Timeouts},
-    control,
     dataplane::{DataPlane, SweepLimits},
     journal::Journal,
     net::{frames::FrameSender, links::Network},
@@ -94,6 +92,8 @@ struct Runtime {
     last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
+    /// Where those who fence servers leave their answers.
+    fences: mpsc::Sender<Input>,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -113,10 +113,9 @@ enum Ended {
 pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     let mut parts = start::start(config).await?;
     let mut on_ready = Some(on_ready);
-    let (results, notices) = (&mut parts.results, &mut parts.notices);
-    let ended = parts.runtime.serve(results, notices, &mut parts.requests, &mut on_ready).await?;
+    let ended = parts.runtime.serve(&mut parts.inbox, &mut on_ready).await?;
     // With nobody to ask any more the server ends by itself, after the answers that are on their way.
-    drop(parts.requests);
+    drop(parts.inbox.requests);
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {
         tracing::warn!("a client of the control socket did not take its answer");
     }
@@ -146,9 +145,7 @@ impl Runtime {
 
     async fn serve(
         &mut self,
-        results: &mut mpsc::Receiver<(BackendId, Probe)>,
-        notices: &mut mpsc::Receiver<Notice>,
-        requests: &mut mpsc::Receiver<control::Request>,
+        inbox: &mut Inbox,
         on_ready: &mut Option<impl FnOnce()>,
     ) -> Result<Ended> {
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
@@ -180,19 +177,20 @@ impl Runtime {
                         tracing::error!("SIGHUP: {why}");
                     }
                 }
-                Some(request) = requests.recv() => {
+                Some(request) = inbox.requests.recv() => {
                     if let Some(ended) = self.request(request).await {
                         return Ok(ended);
                     }
                 }
-                Some((backend, Probe { result, conditions })) = results.recv() => {
+                Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);
                     if !conditions.is_empty() {
                         self.feed(Input::Conditions { backend, conditions });
                     }
                     self.feed(Input::Checked { backend, result });
                 }
-                Some(notice) = notices.recv() => self.tell_of_keys(&notice),
+                Some(notice) = inbox.notices.recv() => self.tell_of_keys(&notice),
                 changed = self.network.changed() => {
                     changed.context("the watcher of the network's links ended; restart pairflipd, connections live on")?;
                     self.follow_network();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pairflip_policy::{
-    ApplyError, BackendId, ClusterId, Input, Output, Pace, PairId, PersistError, PersistReason,
-    RouteTable, RouteTarget,
+    ApplyError, BackendId, ClusterId, FailoverMemory, Input, Output, Pace, PairId, PersistError,
+    PersistReason, RouteTable, RouteTarget,
 };
 
 use super::{Runtime, host::forwarding};
@@ -24,10 +24,18 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
                 .map_err(|error| ApplyError { reason: error.to_string() });
             Some(Input::Applied { cluster, generation, result })
         }
-        Output::PersistActive { cluster, pair, reason } => {
-            let result = persist(runtime, cluster, pair, reason)
+        Output::PersistActive { cluster, pair, failover, reason } => {
+            let result = persist(runtime, cluster, pair, &failover, reason)
                 .map_err(|error| PersistError { reason: error.to_string() });
             Some(Input::Persisted { cluster, result })
+        }
+        Output::Fence { cluster, backend, timeout, reason } => {
+            runtime.fence(cluster, backend, timeout, reason);
+            None
+        }
+        Output::Unfence { cluster, backend, timeout, reason } => {
+            runtime.unfence(cluster, backend, timeout, reason);
+            None
         }
         Output::EndFlows { cluster, which, reason } => {
             runtime.end_flows(cluster, which, reason);
@@ -93,14 +101,20 @@ fn persist(
     runtime: &mut Runtime,
     cluster: ClusterId,
     pair: PairId,
+    failover: &FailoverMemory,
     reason: PersistReason,
 ) -> Result<(), state::Error> {
     let configured = &runtime.config.clusters[usize::from(cluster.0)];
     let name = configured.name.clone();
+    let active_pair = configured.pairs[usize::from(pair.0)].name.clone();
+    // Why and since when it is active does not change by what is remembered besides.
+    let kept =
+        runtime.state.clusters.get(&name).filter(|_| reason == PersistReason::FailoverMemory);
     let state = ClusterState {
-        active_pair: configured.pairs[usize::from(pair.0)].name.clone(),
-        reason: reason.to_string(),
-        since: state::now(),
+        reason: kept.map_or_else(|| reason.to_string(), |kept| kept.reason.clone()),
+        since: kept.map_or_else(state::now, |kept| kept.since),
+        failover: runtime.failover_record(cluster, failover),
+        active_pair,
     };
     runtime.change_state(|kept| _ = kept.clusters.insert(name, state))
 }

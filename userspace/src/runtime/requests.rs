@@ -346,7 +346,9 @@ fn remedy(refused: &FlipRefused) -> &'static str {
         }
         FlipRefused::Ambiguous { .. } => "name the pair with --to",
         FlipRefused::NoOtherPair => "add a pair to the configuration",
-        FlipRefused::FlipRunning { .. } => "wait for it, then look at `pairflip status`",
+        FlipRefused::FlipRunning { .. } | FlipRefused::FailoverRunning => {
+            "wait for it, then look at `pairflip status`"
+        }
         FlipRefused::TargetDown { .. } => {
             "bring a backend of the pair up, or flip all the same with --force target_down: its routes refuse until a check passes"
         }

@@ -33,6 +33,9 @@ pub(super) fn restored(
                 )
             })?;
             restored.active.insert(id, PairId(pair as u16));
+            if let Some(record) = &saved.failover {
+                restored.failovers.insert(id, super::failover::restored(cluster, record));
+            }
         }
         restored.admin.insert(id, super::admin::restored(cluster, ids, state));
         let Some(slot) = ids.cluster_slot(id) else { continue };

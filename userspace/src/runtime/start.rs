@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use pairflip_policy::{BackendId, Moment, Policy};
+use pairflip_policy::{BackendId, Input, Moment, Policy};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -39,12 +39,19 @@ use crate::{
 /// Check results and requests that wait for the loop. It handles one in microseconds; a full queue makes probes wait.
 const QUEUE: usize = 256;
 
+/// What the loop listens to.
+pub(super) struct Inbox {
+    pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
+    pub(super) notices: mpsc::Receiver<Notice>,
+    /// Answers of servers that were fenced or unfenced.
+    pub(super) fenced: mpsc::Receiver<Input>,
+    pub(super) requests: mpsc::Receiver<control::Request>,
+}
+
 /// The loop's owner and what it listens to.
 pub(super) struct Parts {
     pub(super) runtime: Runtime,
-    pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
-    pub(super) notices: mpsc::Receiver<Notice>,
-    pub(super) requests: mpsc::Receiver<control::Request>,
+    pub(super) inbox: Inbox,
     /// The control socket's server.
     pub(super) server: JoinHandle<()>,
 }
@@ -81,6 +88,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
+    let (fences, fenced) = mpsc::channel(QUEUE);
     let (notice_sender, notices) = mpsc::channel(QUEUE);
     let keys = all_keys(&config, &notice_sender);
     let pacers = start_checks(&config, &ids, &keys, &result_sender);
@@ -101,6 +109,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         last_ended: None,
         network,
         flips: super::PendingFlips::default(),
+        fences,
         announced: false,
         config,
     };
@@ -113,7 +122,8 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    Ok(Parts { runtime, results, notices, requests, server })
+    let inbox = Inbox { results, notices, fenced, requests };
+    Ok(Parts { runtime, inbox, server })
 }
 
 fn load_options(config: &Config) -> LoadOptions {

@@ -3,7 +3,7 @@
 use pairflip_common::route::BACKENDS_MAX;
 use pairflip_policy::{
     Access, ActiveSource, Admin, AdminTarget, BackendId, BackendView, ChecksState, ClusterId,
-    ClusterView, Event, EventKind, Health, RouteTarget, RouteView,
+    ClusterView, Event, EventKind, FenceReason, Health, RouteTarget, RouteView, UnfenceReason,
 };
 
 use super::{Runtime, requests::internal};
@@ -94,6 +94,7 @@ fn cluster(
                 "nothing is heard from any backend since {since} after the daemon's start; the fault is probably between here and them, so routes stay as they are"
             )),
         },
+        failover: super::failover::status(runtime, view, configured),
         pairs,
         routes,
     })
@@ -198,6 +199,7 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
             .map_or_else(|| id.to_string(), |pair| pair.name.clone())
     };
     let backend = |id: BackendId| address(runtime, id);
+    let named = |text: &str| configured.map_or_else(|| text.to_owned(), |it| name_pairs(it, text));
     match &event.what {
         EventKind::Started { active, generation, source } => {
             format!("active pair {} at generation {generation}, {}", pair(*active), source_text(*source, &pair))
@@ -270,6 +272,45 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
         EventKind::FlipRefused { refused, .. } => {
             let text = refused.to_string();
             format!("flip refused: {}", configured.map_or(text.clone(), |cluster| name_pairs(cluster, &text)))
+        }
+        EventKind::FailoverRefused { reason } => {
+            format!("no failover: {}", named(&reason.to_string()))
+        }
+        EventKind::FailoverStarted { from, to } => {
+            format!("the primary of {} is dead; failover to {} starts", pair(*from), pair(*to))
+        }
+        EventKind::FailoverCalledOff { from, to, reason } => {
+            format!("failover from {} to {} called off: {}", pair(*from), pair(*to), named(&reason.to_string()))
+        }
+        EventKind::FailedOver { last, generation } => format!(
+            "failover from {} to {} (generation {generation}); {} was last seen at {}, {} is at {}: writes that it was not sent are missing",
+            pair(last.from),
+            pair(last.to),
+            pair(last.from),
+            last.old_position.as_deref().unwrap_or("an unknown position"),
+            pair(last.to),
+            last.new_position.as_deref().unwrap_or("an unknown position"),
+        ),
+        EventKind::FailoverDone { to } => format!("the primary of {} is writable; failover done", pair(*to)),
+        EventKind::OldPrimaryReturned { backend: id, pair: name, read_only } => format!(
+            "{} returned after failover, {}; it gets nothing until `pairflip ready {}`",
+            backend(*id),
+            if *read_only { "read-only" } else { "writable: it is fenced" },
+            pair(*name)
+        ),
+        EventKind::Fenced { backend: id } => format!("{} was made read-only", backend(*id)),
+        EventKind::FenceFailed { backend: id, reason: FenceReason::Failover, text } => {
+            format!("{} cannot be reached to be fenced, and gets no connections: {text}", backend(*id))
+        }
+        EventKind::FenceFailed { backend: id, reason: FenceReason::Returned, text } => {
+            format!("{} returned after failover and cannot be fenced; make it read-only: {text}", backend(*id))
+        }
+        EventKind::UnfenceFailed { backend: id, reason, text } => {
+            let why = match reason {
+                UnfenceReason::Promotion => "the new primary",
+                UnfenceReason::Undo => "fenced for a failover that was called off",
+            };
+            format!("{}, {why}, cannot be made writable: {text}", backend(*id))
         }
         EventKind::AdminChanged { target, to, expired, .. } => {
             let name = event.cluster.map_or_else(String::new, |id| runtime.target_name(id, *target));

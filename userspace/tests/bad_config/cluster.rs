@@ -65,11 +65,19 @@ forwarding = "nat""#)],
     do you mean "snat"?"#,
     },
     Case {
-        name: "automatic failover",
+        name: "a kind of failover that does not exist",
         changes: &[(r#"name = "main""#, r#"name = "main"
-failover = "auto""#)],
-        errors: r#"bad.toml:6:12: cluster[main].failover: "auto" is not supported by this version
-    write "manual", and make another pair active with: pairflip flip --route-only"#,
+failover = "automatic""#)],
+        errors: r#"bad.toml:6:12: cluster[main].failover: "automatic" is not a known value
+    write one of "manual", "auto""#,
+    },
+    Case {
+        name: "a window that is none",
+        changes: &[(r#"name = "main""#, r#"name = "main"
+failover = "auto"
+failover_window = "0s""#)],
+        errors: r#"bad.toml:7:19: cluster[main].failover_window: "0s" is too short
+    write a duration from 1s to 30d"#,
     },
     Case {
         name: "a SNAT address twice",
@@ -267,5 +275,16 @@ slow_start = "0""#)],
 hold_off = "1d""#)],
         errors: r#"bad.toml:6:12: cluster[main].hold_off: "1d" is too long
     write a duration from 0s to 1h"#,
+    },
+    Case {
+        name: "automatic failover without a login",
+        changes: &[
+            ("name = \"main\"", "name = \"main\"\nfailover = \"auto\""),
+            (r#"user = "pairflip"
+password_file = "password""#, r#"mysql = false
+tcp = [{ name = "port" }]"#),
+        ],
+        errors: r#"bad.toml:6:12: cluster[main].failover: needs a login: without one nobody sees what the standby has applied
+    write failover = "manual", or remove mysql = false from [cluster.check] and give it an account"#,
     },
 ];

@@ -337,6 +337,7 @@ fn check_sums_a_good_configuration_up() {
 the configuration is valid
 cluster main: 1 route, 2 pairs, 4 backends
   a dead backend is noticed within 2500ms = interval 1s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
+  checks: login
 ";
     assert_eq!(said(&output, 0), expected);
     let output = run(Path::new("/nowhere"), &["check", "--json", "--offline", "--config", &config]);

@@ -13,8 +13,9 @@ use pairflip::{
         Request,
         protocol::{
             AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus,
-            DaemonStatus, Drain, Event, Events, EventsQuery, FlipDone, FlipRequest, Flow, Flows,
-            FlowsQuery, InterfaceStatus, PairStatus, Reloaded, RouteStatus, Status, Unloaded,
+            DaemonStatus, Drain, Event, Events, EventsQuery, FailoverStatus, FlipDone, FlipRequest,
+            Flow, Flows, FlowsQuery, InterfaceStatus, PairStatus, Reloaded, RouteStatus, Status,
+            Unloaded,
         },
         server,
     },
@@ -271,6 +272,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             name: "main".into(),
             active_pair: "pair1".into(),
             generation: 7,
+            failover: FailoverStatus::default(),
             checks: None,
             pairs: vec![PairStatus {
                 name: "pair1".into(),

@@ -20,9 +20,9 @@ async fn the_exit_code_of_a_command_decides() {
 
 #[tokio::test]
 async fn trouble_of_this_host_says_nothing_about_the_server() {
-    let text = "trouble of this host (cannot start /no/such/check: No such file or directory (os error 2))";
+    let text = "trouble of this host (/no/such/check cannot be started: No such file or directory (os error 2))";
     check_command(&["/no/such/check"], "local", text).await;
-    let text = "trouble of this host (cannot start /: Permission denied (os error 13))";
+    let text = "trouble of this host (/ cannot be started: Permission denied (os error 13))";
     check_command(&["/"], "local", text).await;
     let text = "trouble of this host (the command was killed by signal 9: last words)";
     check("echo last words; kill -9 $$", "local", text).await;
@@ -83,7 +83,7 @@ async fn a_command_that_writes_without_end_is_bounded() {
 async fn a_probe_that_is_given_up_leaves_no_command() {
     let dir = tempfile::tempdir().expect("dir");
     let file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; sleep 60", file.display());
+    let script = format!("sleep 60 & echo $! > {}; wait", file.display());
     let check = command(&["/bin/sh", "-c", &script]);
     let mut checker = Checker::new(&check, subject(server()), None);
     let given_up = tokio::time::timeout(Duration::from_millis(200), checker.probe()).await;

@@ -5,7 +5,9 @@
 
 mod admin;
 mod check;
+mod conditions;
 mod events;
+mod failover;
 mod failure;
 mod flip;
 mod lifecycle;

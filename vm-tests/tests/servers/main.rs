@@ -5,6 +5,7 @@
 
 mod alive;
 mod auth;
+mod conditions;
 mod detection;
 mod replication;
 mod stability;
@@ -17,7 +18,7 @@ use std::{
 };
 
 use pairflip::{
-    check::{keys::Keys, mysql::Prober, questions::Questions},
+    check::{Probe, keys::Keys, mysql::Prober, questions::Questions},
     config::Login,
 };
 use pairflip_policy::{Cause, CheckResult, Facts, Role};
@@ -141,13 +142,20 @@ fn probe(lab: &Lab, number: usize) -> CheckResult {
 }
 
 fn probe_with(lab: &Lab, number: usize, login: Login) -> CheckResult {
+    ask(lab, number, login, Questions::none(Role::Replica)).result
+}
+
+fn probe_all(lab: &Lab, number: usize, questions: Questions) -> Probe {
+    ask(lab, number, Login::plain(CHECK_USER, CHECK_PASSWORD), questions)
+}
+
+fn ask(lab: &Lab, number: usize, login: Login, questions: Questions) -> Probe {
     let target = (lab.db(number).address, 3306).into();
     let probing = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let keys = Keys::fixed(login);
-            let questions = Questions::none(Role::Replica);
-            Prober::new(target, keys, questions, Duration::from_secs(5)).probe().await.result
+            Prober::new(target, keys, questions, Duration::from_secs(5)).probe().await
         })
     };
     lab.ns("redirector").run(probing).unwrap()

@@ -48,11 +48,12 @@ impl Cluster {
             return self.event(EventKind::Ignored { reason }, now, outputs);
         }
         self.change_admin(target, setting, false, now, outputs);
-        let pair = self.pair(self.active);
-        let mut replicas = pair.replicas.iter().map(|share| share.backend);
-        let named = self.backends_of_target(target);
-        if setting.admin == Admin::Ready && replicas.any(|replica| named.contains(&replica)) {
-            self.may_fail_back = true;
+        if setting.admin == Admin::Ready {
+            self.readmit(target);
+            let pair = self.pair(self.active);
+            let mut replicas = pair.replicas.iter().map(|share| share.backend);
+            let named = self.backends_of_target(target);
+            self.may_fail_back |= replicas.any(|replica| named.contains(&replica));
         }
         self.advance(ChangeReason::Admin, now, outputs);
         if flows == Drain::Cut && setting.admin != Admin::Ready {

@@ -7,7 +7,7 @@
 
 use crate::{
     backend::Backend,
-    flip::Flip,
+    flip::{Flip, FlipCause},
     health::Verdict,
     ids::{BackendId, PairId},
     input::{Access, Admin, Failback, PairSpec, RouteSpec},
@@ -18,14 +18,15 @@ use crate::{
     view::FlipStage,
 };
 
-use super::{Cluster, Outputs};
+use super::{Cluster, Outputs, Written};
 
 impl Cluster {
     /// Takes every step that what is known calls for.
     pub(super) fn advance(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
-        self.convict();
+        self.convict(now);
         self.warm_up(now);
         let downs = self.report(now, outputs);
+        self.recheck_failover(now, outputs);
         self.advance_state_file(now, outputs);
         self.advance_swap(trigger, now, outputs);
         // After the swap, so that a client whose connection is ended finds the new routes when it
@@ -37,6 +38,12 @@ impl Cluster {
                 reason: EndReason::BackendDown { cause },
             });
         }
+        // Last, because it must find the routes closed and the flows ended; its steps may call for others.
+        let before = (self.state_goal(), self.flip.is_some());
+        self.advance_failover(now, outputs);
+        if before != (self.state_goal(), self.flip.is_some()) {
+            self.advance_state_file(now, outputs);
+        }
         self.set_paces(outputs);
     }
 
@@ -44,7 +51,7 @@ impl Cluster {
     ///
     /// Silence from one backend is believed only if another was heard from after it began: if all
     /// are silent, the fault is more likely ours than theirs, and routes and flows stay.
-    fn convict(&mut self) {
+    fn convict(&mut self, now: Moment) {
         let guilty = self.backends.values().filter(|backend| {
             backend.health.failures() > 0
                 && backend.wants_witness_since().is_none_or(|since| {
@@ -55,7 +62,7 @@ impl Cluster {
         });
         for id in guilty.map(|backend| backend.id).collect::<Vec<_>>() {
             if let Some(backend) = self.backends.get_mut(&id) {
-                backend.convict(&self.spec);
+                backend.convict(&self.spec, now);
             }
         }
         self.convict_conditions();
@@ -115,28 +122,41 @@ impl Cluster {
 
     /// Asks for a write of the state file if it does not say what it should.
     fn advance_state_file(&mut self, now: Moment, outputs: &mut Outputs) {
+        let goal = self.state_goal();
         let file = &mut self.state_file;
         if file.under_way.is_some() {
             return;
         }
-        let goal = self.flip.as_ref().map_or(self.active, |flip| flip.to);
         let flip = self.flip.as_mut().filter(|flip| flip.stage == FlipStage::Persisting);
-        if file.holds == Some(goal) {
+        if file.holds.as_ref() == Some(&goal) {
             file.retry_at = None;
             if let Some(flip) = flip {
                 flip.stage = FlipStage::Persisted;
             }
             return;
         }
-        let reason = match flip {
+        let reason = match flip.map(|flip| flip.cause) {
             // An operator waits: no pause after an earlier failure.
-            Some(flip) => PersistReason::Flip { request: flip.request },
+            Some(FlipCause::Operator { request }) => PersistReason::Flip { request },
+            Some(FlipCause::Failover) => PersistReason::Failover,
             None if file.retry_at.is_some_and(|at| at > now) => return,
+            None if file.holds.as_ref().is_some_and(|holds| holds.pair == goal.pair) => {
+                PersistReason::FailoverMemory
+            }
             None => file.reason,
         };
         file.retry_at = None;
-        file.under_way = Some(goal);
-        outputs.push_back(Output::PersistActive { cluster: self.spec.id, pair: goal, reason });
+        file.under_way = Some(goal.clone());
+        let Written { pair, failover } = goal;
+        outputs.push_back(Output::PersistActive { cluster: self.spec.id, pair, failover, reason });
+    }
+
+    /// Returns what the state file should say.
+    pub(super) fn state_goal(&self) -> Written {
+        Written {
+            pair: self.flip.as_ref().map_or(self.active, |flip| flip.to),
+            failover: self.failover.memory.clone(),
+        }
     }
 
     /// Asks for a swap if the kernel's table is not what it should be.
@@ -147,8 +167,13 @@ impl Cluster {
         self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
         let flip = self.flip.as_ref().filter(|flip| flip.stage == FlipStage::Persisted);
         let (pair, reason) = match flip {
-            Some(Flip { request, from, to, .. }) => {
-                (*to, ChangeReason::Flip { request: *request, from: *from, to: *to })
+            Some(Flip { cause, from, to, .. }) => {
+                let (from, to) = (*from, *to);
+                let reason = match *cause {
+                    FlipCause::Operator { request } => ChangeReason::Flip { request, from, to },
+                    FlipCause::Failover => ChangeReason::Failover { from, to },
+                };
+                (to, reason)
             }
             None if self.table.is_none() => (self.active, ChangeReason::FirstAnswers),
             None => (self.active, trigger),
@@ -225,6 +250,10 @@ impl Cluster {
         });
         let has_write = self.spec.routes.iter().any(|route| route.access == Access::Write);
         let writer = self.pair(self.active).primary;
+        let active = self.active;
+        let candidates: Vec<BackendId> =
+            self.spec.pairs.iter().filter(|it| it.id != active).map(|it| it.primary).collect();
+        let is_failover_awaited = self.is_failover_awaited();
         for backend in self.backends.values_mut() {
             // The route opens again the moment the server is seen writable, so look often.
             let is_awaited = has_write
@@ -233,7 +262,10 @@ impl Cluster {
                 && (backend.read_only() == Some(true)
                     || backend.conditions.maintenance().is_some());
             let is_hurried = backend.is_counting()
-                || (backend.impairment().is_none() && (wants_witness || is_awaited));
+                || (backend.impairment().is_none()
+                    && (wants_witness
+                        || is_awaited
+                        || is_failover_awaited && candidates.contains(&backend.id)));
             let pace = match backend.admin {
                 Admin::Maint => Pace::Off,
                 Admin::Ready | Admin::Drain if is_hurried => Pace::Fast,

@@ -3,6 +3,7 @@
 use crate::{
     flip::Flip,
     input::{Access, AdminTarget, RouteSpec},
+    moment::Moment,
     output::RouteTarget,
     reason::RouteReason,
     routing::Answer,
@@ -12,7 +13,7 @@ use crate::{
 use super::Cluster;
 
 impl Cluster {
-    pub(crate) fn view(&self) -> ClusterView {
+    pub(crate) fn view(&self, now: Moment) -> ClusterView {
         let pairs = self.spec.pairs.iter().map(|pair| PairView {
             id: pair.id,
             name: pair.name.clone(),
@@ -32,6 +33,7 @@ impl Cluster {
             active: self.active,
             generation: self.generation_in_force(),
             flip: self.flip.as_ref().map(Flip::view),
+            failover: self.failover_view(now),
             checks: self.checks,
             pairs: pairs.collect(),
             routes: self.route_views(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pairflip_policy::{
     Access, BackendId, Cause, Channel, CheckFailure, CheckResult, ClusterId, ClusterSpec, Drain,
-    Facts, Failback, PairId, PairSpec, RouteId, RouteSpec, Share, StandbyReplicas,
+    Facts, Failback, Failover, PairId, PairSpec, RouteId, RouteSpec, Share, StandbyReplicas,
 };
 
 pub(crate) const WRITES: RouteId = RouteId(0);
@@ -36,6 +36,7 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
         slow_start: Duration::ZERO,
         hold_off: Duration::ZERO,
         drain: Drain::Finish,
+        failover: Failover::Manual,
         routes: vec![route(WRITES, "writes", Access::Write), route(READS, "reads", Access::Read)],
         pairs: pairs.collect(),
     }
@@ -43,6 +44,7 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
 
 /// Returns the answer of a server that replicates from one source with this lag; `None`: its
 /// threads are stopped.
+#[allow(dead_code, reason = "not every file of tests needs it")]
 pub(crate) fn answered(read_only: bool, lag_s: Option<u64>) -> CheckResult {
     let channel = Channel {
         name: String::new(),
