@@ -82,7 +82,7 @@ fn a_standby_that_was_not_sound_before_does_not_take_over() {
     // It was stopped for a moment: what came meanwhile is missing.
     check_refused(&format!("b stopped; a rw; {DEAD}b lost"), Some(unsound));
     check_refused(&format!("b io-1045; a rw; {DEAD}b lost"), Some(unsound));
-    check_refused(&format!("a refused; b stopped; a refused; a refused; b lost"), Some(unsound));
+    check_refused("a refused; b stopped; a refused; a refused; b lost", Some(unsound));
     check_done(&format!("b connecting; a rw; {DEAD}b lost"));
     check_refused(&format!("b elsewhere; {DEAD}b elsewhere-lost"), Some("does not replicate from"));
     check_refused(&format!("b lag; {DEAD}b lost"), Some("lagged 11s"));
