@@ -140,6 +140,8 @@ pub enum CandidateFault {
     },
     /// Its primary is not up, or did not answer the last check.
     Unheard,
+    /// Our account may not make its primary writable.
+    MayNotUnfence,
     /// Its primary does not replicate from the active one.
     NoChannel,
     /// It receives from the active primary, which is therefore alive.
@@ -178,6 +180,7 @@ impl FailoverRefused {
                 CandidateFault::Out
                 | CandidateFault::TakenOut { .. }
                 | CandidateFault::Unheard
+                | CandidateFault::MayNotUnfence
                 | CandidateFault::NoChannel
                 | CandidateFault::SeesPrimary
                 | CandidateFault::IoStopped { .. }
@@ -261,6 +264,9 @@ impl fmt::Display for CandidateFault {
             Self::Out => f.write_str("failed earlier and waits for an operator"),
             Self::TakenOut { admin } => write!(f, "is in {}", admin.name()),
             Self::Unheard => f.write_str("has no primary that answers"),
+            Self::MayNotUnfence => f.write_str(
+                "has a primary that the check user may not make writable (READ_ONLY ADMIN on MariaDB, SYSTEM_VARIABLES_ADMIN and CONNECTION_ADMIN on MySQL)",
+            ),
             Self::NoChannel => f.write_str("does not replicate from the active primary"),
             Self::SeesPrimary => f.write_str("still receives from the active primary"),
             Self::IoStopped { error: 0 } => f.write_str("had its IO thread stopped"),

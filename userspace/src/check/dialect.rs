@@ -50,6 +50,29 @@ impl Dialect {
         }
     }
 
+    /// Reads the rows of `SHOW GRANTS`; `None` where roles are granted, whose privileges they do not show.
+    pub(super) fn may_fence(self, grants: &[String]) -> Option<bool> {
+        let enough: &[&str] = match self {
+            // Before MariaDB 10.5 SUPER was enough; since then it is not.
+            Self::MariaDb => &["ALL PRIVILEGES", "READ_ONLY ADMIN", "READ ONLY ADMIN"],
+            Self::MySqlOld | Self::MySql80 | Self::MySql => {
+                &["ALL PRIVILEGES", "SUPER", "SYSTEM_VARIABLES_ADMIN"]
+            }
+        };
+        let global = |grant: &&String| grant.contains(" ON *.* TO ");
+        let names = |grant: &String| {
+            let list = grant.split(" ON ").next().unwrap_or_default();
+            list.trim_start_matches("GRANT ")
+                .split(',')
+                .any(|privilege| enough.contains(&privilege.trim()))
+        };
+        if grants.iter().filter(global).any(names) {
+            return Some(true);
+        }
+        let is_role = |grant: &String| !grant.contains(" ON ");
+        (!grants.iter().any(is_role)).then_some(false)
+    }
+
     /// Of a server without GTIDs.
     pub(super) const fn log_position_query(self) -> &'static str {
         match self {
@@ -296,6 +319,34 @@ mod tests {
             assert_eq!(is_yes(Some(word.into())), running, "{word}");
         }
         assert!(!is_yes(None));
+    }
+
+    #[test]
+    fn grants_tell_whether_read_only_may_be_changed() {
+        let check = |dialect: Dialect, grants: &[&str], expected| {
+            let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
+            assert_eq!(dialect.may_fence(&grants), expected, "{grants:?}");
+        };
+        let monitor = "GRANT SLAVE MONITOR ON *.* TO `p`@`%` IDENTIFIED BY PASSWORD '*00'";
+        let admin = "GRANT BINLOG MONITOR, READ_ONLY ADMIN, SLAVE MONITOR ON *.* TO `p`@`%`";
+        check(Dialect::MariaDb, &[monitor], Some(false));
+        check(Dialect::MariaDb, &[admin], Some(true));
+        check(Dialect::MariaDb, &["GRANT ALL PRIVILEGES ON *.* TO `p`@`%`"], Some(true));
+        check(Dialect::MariaDb, &["GRANT SUPER ON *.* TO `p`@`%`"], Some(false));
+        check(
+            Dialect::MariaDb,
+            &[monitor, "GRANT ALL PRIVILEGES ON `app`.* TO `p`@`%`"],
+            Some(false),
+        );
+        check(Dialect::MariaDb, &["GRANT `ops` TO `p`@`%`", monitor], None);
+        let static_ones = "GRANT REPLICATION CLIENT ON *.* TO `p`@`%`";
+        check(Dialect::MySql, &[static_ones], Some(false));
+        check(
+            Dialect::MySql,
+            &[static_ones, "GRANT CONNECTION_ADMIN,SYSTEM_VARIABLES_ADMIN ON *.* TO `p`@`%`"],
+            Some(true),
+        );
+        check(Dialect::MySqlOld, &["GRANT SUPER ON *.* TO 'p'@'%'"], Some(true));
     }
 
     #[test]

@@ -82,7 +82,18 @@ pub struct Prober {
     target: SocketAddr,
     opts: Opts,
     timeout: Duration,
+    grants: Grants,
     link: Link,
+}
+
+/// Whether the account's privileges are asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Grants {
+    NotAsked,
+    /// Until they are enough: nobody takes them away without being noticed when they are needed.
+    Asked {
+        may_fence: Option<bool>,
+    },
 }
 
 /// What is between us and the server.
@@ -97,7 +108,14 @@ impl Prober {
     #[must_use]
     pub fn new(target: SocketAddr, user: &str, password: &str, timeout: Duration) -> Self {
         let opts = opts(target, &Account::new(user, password));
-        Self { target, opts, timeout, link: Link::Closed }
+        Self { target, opts, timeout, grants: Grants::NotAsked, link: Link::Closed }
+    }
+
+    /// Asks as well whether the account may change `read_only`, which a failover needs.
+    #[must_use]
+    pub fn asking_for_grants(mut self) -> Self {
+        self.grants = Grants::Asked { may_fence: None };
+        self
     }
 
     /// Returns the server that is probed.
@@ -130,12 +148,25 @@ impl Prober {
 
     async fn attempt(&mut self, deadline: Instant) -> Result<Facts, CheckFailure> {
         let (mut conn, dialect) = self.connection(deadline).await?;
-        match timeout_at(deadline, guarded(ask(&mut conn, dialect))).await {
+        let grants = self.grants;
+        let asking = async {
+            let (mut facts, dialect) = ask(&mut conn, dialect).await?;
+            facts.may_fence = match grants {
+                Grants::NotAsked => None,
+                Grants::Asked { may_fence: Some(true) } => Some(true),
+                Grants::Asked { .. } => may_fence(&mut conn, dialect).await?,
+            };
+            Ok((facts, dialect))
+        };
+        match timeout_at(deadline, guarded(asking)).await {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
             Err(_elapsed) => Err(timed_out("asking", self.timeout)),
             Ok(Err(failure)) => Err(failure),
             Ok(Ok((facts, dialect))) => {
+                if let Grants::Asked { may_fence } = &mut self.grants {
+                    *may_fence = facts.may_fence;
+                }
                 self.link = Link::Open { conn, dialect: Some(dialect) };
                 Ok(facts)
             }
@@ -187,12 +218,22 @@ pub(crate) async fn ask(
     let replication = channels(dialect, &rows)?;
     let position =
         if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
-    Ok((Facts { read_only, server_id, version, replication, position }, dialect))
+    let facts = Facts { read_only, server_id, version, replication, position, may_fence: None };
+    Ok((facts, dialect))
 }
 
 async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
     let row: Option<Row> = conn.query_first(query).await.map_err(|e| failure(&e))?;
     State::read(row.as_ref())
+}
+
+/// Returns whether the account may change `read_only`; `None` if it cannot be told.
+async fn may_fence(conn: &mut Conn, dialect: Dialect) -> Result<Option<bool>, CheckFailure> {
+    match conn.query::<String, _>("SHOW GRANTS").await {
+        Ok(grants) => Ok(dialect.may_fence(&grants)),
+        Err(mysql_async::Error::Server(_)) => Ok(None),
+        Err(error) => Err(failure(&error)),
+    }
 }
 
 /// Returns where the server's own log ends. An account that may not ask for it is as good as any other.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     check::{self, mysql::Prober},
-    config::{Attach, Cluster, Config, Forwarding},
+    config::{self, Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
     http,
@@ -213,6 +213,10 @@ fn start_checks(
                 cluster.check.password.expose(),
                 cluster.check.timeout,
             );
+            let prober = match cluster.failover {
+                config::Failover::Manual => prober,
+                config::Failover::Auto => prober.asking_for_grants(),
+            };
             let (pace, pace_receiver) = watch::channel(Some(cluster.check.fast_interval));
             let kick = Arc::new(Notify::new());
             let results = results.clone();

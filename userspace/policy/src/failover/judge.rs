@@ -147,6 +147,9 @@ impl Facts<'_> {
         let Some(facts) = new.facts.as_ref().filter(|_| new.answers()) else {
             return Err(CandidateFault::Unheard);
         };
+        if facts.read_only && facts.may_fence == Some(false) {
+            return Err(CandidateFault::MayNotUnfence);
+        }
         let source = self.source_id();
         let channel = facts.replication.iter().find(|it| it.upstream.server_id == source);
         let channel = channel.ok_or(CandidateFault::NoChannel)?;
