@@ -159,10 +159,16 @@ async fn a_server_is_fenced_and_unfenced_and_seen_to_be() {
     let unfence = || fence::unfence(address, &account, timeout, Applied::NotRequired);
     let fault = |error: FenceError| (error.fault, error.text);
 
+    let mut prober = server.prober();
+    assert_eq!(answered(prober.probe().await).may_fence, None, "nobody asked");
+    let questions = Questions { fences: true, ..Questions::none(Role::Primary) };
+    let mut prober = Prober::new(address, Keys::fixed(account.clone()), questions, timeout);
+    assert_eq!(answered(prober.probe().await).may_fence, Some(false));
     let (refused, text) = fault(fence().await.expect_err("it may not"));
     assert_eq!(refused, FenceFault::Refused);
     assert!(text.contains("grant the check user READ_ONLY ADMIN"), "{text}");
     server.sql("GRANT READ_ONLY ADMIN ON *.* TO checker@'%'").await;
+    assert_eq!(answered(prober.probe().await).may_fence, Some(true), "over the same connection");
 
     assert_eq!(fence().await, Ok(Fenced { was_read_only: false }));
     assert_eq!(server.number("SELECT @@read_only").await, 1);

@@ -260,6 +260,8 @@ pub struct Facts {
     pub replication: Vec<Channel>,
     /// What its own log holds, in its own words; for people. `None` when it does not say.
     pub position: Option<String>,
+    /// Our account may change `read_only`; `None` when that is not known.
+    pub may_fence: Option<bool>,
 }
 
 /// One replication channel (MariaDB: connection) of a server.

@@ -408,6 +408,7 @@ fn the_outlook_says_beforehand_who_would_take_over() {
     };
     assert_eq!(outlook("b stopped"), unready(CandidateFault::IoStopped { error: 0 }));
     assert_eq!(outlook("b none"), unready(CandidateFault::NoChannel));
+    assert_eq!(outlook("b powerless"), unready(CandidateFault::MayNotUnfence));
     let lag = Duration::from_secs(11);
     assert_eq!(outlook("b lag"), unready(CandidateFault::Lagging { lag }));
 }
@@ -796,7 +797,7 @@ fn result(backend: BackendId, word: &str) -> CheckResult {
     let mut place =
         |offset| upstream.executed = Some(LogPosition { file: "binlog.000001".into(), offset });
     match word {
-        "rw" | "ro" | "ok" | "none" | "elsewhere" => {}
+        "rw" | "ro" | "ok" | "none" | "elsewhere" | "powerless" => {}
         "lost-at-500" => place(500),
         "lost-at-700" => place(700),
         "lost-nowhere" => upstream.executed = None,
@@ -826,6 +827,7 @@ fn result(backend: BackendId, word: &str) -> CheckResult {
         // A primary replicates from the standby; that is nobody's business here.
         replication: if word == "none" { Vec::new() } else { vec![channel] },
         position: Some(format!("position of {server_id}")),
+        may_fence: (word == "powerless").then_some(false),
     })
 }
 

@@ -605,6 +605,20 @@ fn bad_inputs_change_nothing_and_are_reported() {
 }
 
 #[test]
+fn a_clock_reading_before_the_latest_counts_as_the_latest() {
+    let mut world = run(HEALTHY);
+    let latest = Moment::from_millis(5000);
+    world.policy.handle(Input::Checked { backend: id("a1"), result: result("rw") }, latest);
+    let earlier = Moment::from_millis(1);
+    world.policy.handle(Input::Checked { backend: id("a1"), result: result("ro") }, earlier);
+    let changed = std::iter::from_fn(|| world.policy.poll_output()).find_map(|output| {
+        let Output::Event(event) = output else { return None };
+        (event.what.name() == "read_only_changed").then_some(event.at)
+    });
+    assert_eq!(changed, Some(latest));
+}
+
+#[test]
 fn probes_are_fast_while_something_is_counted_or_awaited() {
     check_paces("", "a1 a2 b1 b2");
     check_paces(HEALTHY, "");

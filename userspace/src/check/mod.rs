@@ -204,7 +204,7 @@ pub fn checkers(cluster: &Cluster, keys: Option<&Keys>) -> Vec<Checker> {
     let check = &cluster.check;
     let checker = |subject: Subject| {
         let login = keys.map(|keys| {
-            let questions = Questions::of(check, subject.role);
+            let questions = Questions::of(cluster, subject.role);
             Prober::new(subject.address, keys.clone(), questions, check.timeout)
         });
         Checker::new(check, subject, login)

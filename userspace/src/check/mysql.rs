@@ -22,8 +22,7 @@ use super::{
     Probe,
     cause::{failure, timed_out},
     dialect::{
-        self, Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position,
-        query_time_limit,
+        Cell, Dialect, STATE_QUERY, State, cells, channels, own_log_position, query_time_limit,
     },
     grants::{GRANTS_QUERY, Grants, Purpose},
     keys::Keys,
@@ -65,6 +64,8 @@ pub struct Prober {
     /// Which of the operator's queries comes first.
     first_query: usize,
     timeout: Duration,
+    /// What was found, if it is asked whether the account may change `read_only`.
+    may_fence: Option<bool>,
     link: Link,
 }
 
@@ -81,7 +82,17 @@ impl Prober {
     pub fn new(target: SocketAddr, keys: Keys, questions: Questions, timeout: Duration) -> Self {
         let account = keys.held();
         let opts = opts(target, &account);
-        Self { target, keys, account, opts, questions, first_query: 0, timeout, link: Link::Closed }
+        Self {
+            target,
+            keys,
+            account,
+            opts,
+            questions,
+            first_query: 0,
+            timeout,
+            may_fence: None,
+            link: Link::Closed,
+        }
     }
 
     /// Returns the server that is probed.
@@ -164,8 +175,19 @@ impl Prober {
         conditions: &mut Vec<Condition>,
     ) -> Result<Facts, CheckFailure> {
         let (mut conn, dialect) = self.connection(deadline).await?;
-        let asking = guarded(ask(&mut conn, dialect, &self.questions, self.timeout, conditions));
-        let (facts, dialect) = match timeout_at(deadline, asking).await {
+        let (questions, timeout, known) = (&self.questions, self.timeout, self.may_fence);
+        let asking = async {
+            let (mut facts, dialect) =
+                ask(&mut conn, dialect, questions, timeout, conditions).await?;
+            if questions.fences {
+                facts.may_fence = match known {
+                    Some(true) => known,
+                    Some(false) | None => may_fence(&mut conn, dialect, &facts.version).await?,
+                };
+            }
+            Ok((facts, dialect))
+        };
+        let (facts, dialect) = match timeout_at(deadline, guarded(asking)).await {
             // A connection with half an answer on it is of no use: it is dropped unless everything
             // was read.
             Err(_elapsed) => return Err(timed_out("asking", self.timeout)),
@@ -174,6 +196,7 @@ impl Prober {
             }
             Ok(answer) => answer?,
         };
+        self.may_fence = facts.may_fence;
         // What the server said about itself stands, whatever becomes of the rest.
         let (facts, line) = self.ask_more(&mut conn, facts, deadline, conditions).await;
         if line == Line::Clear {
@@ -257,11 +280,26 @@ impl Prober {
 /// Returns the statement that lets the account check this server, if it may not.
 async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
     let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
-    let rows: Vec<Row> = conn.query(GRANTS_QUERY).await.map_err(|e| failure(&e))?;
-    let grants = Grants::read(&rows.iter().map(cells).collect::<Vec<_>>());
     let dialect = Dialect::of(&version, &comment);
-    let version = dialect::number(&version).unwrap_or_default();
-    Ok(grants.missing(dialect, version, Purpose::Check).map(|missing| missing.statement))
+    let missing = grants(conn).await?.missing(dialect, &version, Purpose::Check);
+    Ok(missing.map(|missing| missing.statement))
+}
+
+/// Returns whether the account may change `read_only`; `None` if it cannot be told.
+async fn may_fence(
+    conn: &mut Conn,
+    dialect: Dialect,
+    version: &str,
+) -> Result<Option<bool>, CheckFailure> {
+    Ok(match grants(conn).await?.missing(dialect, version, Purpose::Fence) {
+        None => Some(true),
+        Some(missing) => missing.is_certain.then_some(false),
+    })
+}
+
+async fn grants(conn: &mut Conn) -> Result<Grants, CheckFailure> {
+    let rows: Vec<Row> = conn.query(GRANTS_QUERY).await.map_err(|e| failure(&e))?;
+    Ok(Grants::read(&rows.iter().map(cells).collect::<Vec<_>>()))
 }
 
 async fn state(conn: &mut Conn, query: &str) -> Result<State, CheckFailure> {
@@ -349,7 +387,7 @@ async fn facts(conn: &mut Conn, dialect: Dialect) -> Result<(Facts, Vec<Row>), C
     let replication = channels(dialect, &rows)?;
     let position =
         if position.is_empty() { log_position(conn, dialect).await? } else { Some(position) };
-    Ok((Facts { read_only, server_id, version, replication, position }, rows))
+    Ok((Facts { read_only, server_id, version, replication, position, may_fence: None }, rows))
 }
 
 /// Finds out how the server of a new connection speaks, and limits the time of an operator's queries there.

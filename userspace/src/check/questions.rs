@@ -13,7 +13,7 @@ use super::{
     cause::{failure, timed_out},
     dialect::{Cell, Dialect, cells, text},
 };
-use crate::config::{Applies, Check, Galera, Heartbeat, SqlCheck};
+use crate::config::{Applies, Cluster, Failover, Galera, Heartbeat, SqlCheck};
 
 /// Names of the conditions that are built in; the configuration keeps them free.
 const GALERA: &str = "galera";
@@ -33,6 +33,8 @@ pub struct Questions {
     pub galera: Galera,
     pub gtid: bool,
     pub heartbeat: Option<Heartbeat>,
+    /// Whether the account may change `read_only`, which a failover needs.
+    pub fences: bool,
     /// Those for this server's role.
     pub sql: Vec<SqlCheck>,
 }
@@ -40,9 +42,11 @@ pub struct Questions {
 impl Questions {
     /// What a configuration asks of servers of a role.
     #[must_use]
-    pub fn of(check: &Check, role: Applies) -> Self {
+    pub fn of(cluster: &Cluster, role: Applies) -> Self {
+        let check = &cluster.check;
         let sql = check.sql.iter().filter(|check| check.role.covers(role)).cloned().collect();
-        let questions = Self { sql, ..Self::none(super::role(role)) };
+        let fences = cluster.failover == Failover::Auto;
+        let questions = Self { fences, sql, ..Self::none(super::role(role)) };
         match &check.login {
             None => questions,
             Some(login) => Self {
@@ -57,7 +61,14 @@ impl Questions {
     /// Nothing but the first questions.
     #[must_use]
     pub const fn none(role: Role) -> Self {
-        Self { role, galera: Galera::Off, gtid: false, heartbeat: None, sql: Vec::new() }
+        Self {
+            role,
+            galera: Galera::Off,
+            gtid: false,
+            heartbeat: None,
+            fences: false,
+            sql: Vec::new(),
+        }
     }
 }
 

@@ -86,10 +86,9 @@ pub(super) async fn ask(checker: &mut Checker) -> Result<Answer, CheckFailure> {
     let variables = variables.collect();
     let lines = prober.ask(GRANTS_QUERY).await?;
     let grants = Grants::read(&lines);
-    let version = dialect::number(&facts.version).unwrap_or_default();
     let missing = Purpose::ALL
         .into_iter()
-        .filter_map(|purpose| Some((purpose, grants.missing(dialect, version, purpose)?)));
+        .filter_map(|purpose| Some((purpose, grants.missing(dialect, &facts.version, purpose)?)));
     Ok(Answer {
         is_mariadb: dialect == Dialect::MariaDb,
         took,

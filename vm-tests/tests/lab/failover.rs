@@ -242,6 +242,23 @@ fn a_primary_that_only_we_cannot_reach_is_not_replaced() {
 }
 
 #[test]
+fn without_the_privilege_to_fence_it_is_refused_beforehand() {
+    let (mut lab, daemon) = start_ready();
+    lab.db(3)
+        .sql("SET SESSION sql_log_bin=0; REVOKE READ_ONLY ADMIN ON *.* FROM pairflip; KILL USER pairflip")
+        .unwrap();
+    // Once it was there it is not asked for again, until the daemon is.
+    let mut daemon = daemon;
+    daemon.stop().unwrap();
+    daemon.start().unwrap();
+    let missing = "pair2 has a primary that the check user may not make writable";
+    wait_for("it is said beforehand", SLACK, || text(&daemon).contains(missing));
+    lab.db_mut(1).kill().unwrap();
+    stays_refused(&daemon, missing);
+    assert_eq!(lab.db(3).sql("SELECT @@read_only").unwrap(), "1");
+}
+
+#[test]
 fn a_primary_that_turns_the_check_away_is_not_replaced() {
     let (lab, daemon) = start_ready();
     lab.db(1)

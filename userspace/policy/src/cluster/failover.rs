@@ -9,20 +9,23 @@
 //! Before the swap everything is undone by doing nothing; after it there is only forward, or an operator. What failed stays
 //! out and is fenced when it comes back writable.
 
+mod fencing;
+mod returned;
+
 use std::{collections::BTreeMap, mem, time::Duration};
 
+use self::returned::Returned;
 use crate::{
     failover::{
         Evidence, Facts, Failover, FailoverMemory, FailoverRefused, FailoverStage, LastFailover,
         Outlook,
     },
     flip::{Flip, FlipCause},
-    health::Verdict,
     ids::{BackendId, PairId},
-    input::{Access, Admin, AdminTarget, FenceError, FenceFault, Fenced, Role},
+    input::{Access, Admin},
     moment::Moment,
     output::{EndWhich, EventKind, FenceReason, Output, RouteTable, UnfenceReason},
-    reason::{EndReason, IgnoredReason},
+    reason::EndReason,
     view::{FailoverView, FlipStage},
 };
 
@@ -70,16 +73,6 @@ pub(super) struct FailoverState {
     returned: BTreeMap<BackendId, Returned>,
     /// When something is due without an input.
     wake_at: Option<Moment>,
-}
-
-/// A primary that failed and answers again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Returned {
-    /// It was seen read-only since it came back.
-    fenced: bool,
-    /// The log has heard that it cannot be fenced.
-    failure_told: bool,
-    retry_at: Option<Moment>,
 }
 
 impl Cluster {
@@ -282,83 +275,6 @@ impl Cluster {
         self.fence(old, FenceReason::Failover, outputs);
     }
 
-    fn fence(&mut self, backend: BackendId, reason: FenceReason, outputs: &mut Outputs) {
-        self.failover.fencing = Some((backend, reason));
-        let (cluster, timeout) = (self.spec.id, FENCE_TIMEOUT);
-        outputs.push_back(Output::Fence { cluster, backend, timeout, reason });
-    }
-
-    fn unfence(&mut self, backend: BackendId, reason: UnfenceReason, outputs: &mut Outputs) {
-        self.failover.unfencing = Some((backend, reason));
-        let (cluster, timeout) = (self.spec.id, FENCE_TIMEOUT);
-        outputs.push_back(Output::Unfence { cluster, backend, timeout, reason });
-    }
-
-    pub(crate) fn fenced(
-        &mut self,
-        backend: BackendId,
-        result: Result<Fenced, FenceError>,
-        now: Moment,
-        outputs: &mut Outputs,
-    ) -> Result<(), IgnoredReason> {
-        let answered = self.failover.fencing.take_if(|(expected, _)| *expected == backend);
-        let (_, reason) = answered.ok_or(IgnoredReason::UnexpectedFence { backend })?;
-        if result.is_ok()
-            && let Some(known) = self.backends.get_mut(&backend)
-        {
-            known.set_read_only(true);
-        }
-        match reason {
-            FenceReason::Failover => self.old_primary_fenced(backend, result, now, outputs),
-            FenceReason::Returned => self.returned_fenced(backend, result, now, outputs),
-        }
-        Ok(())
-    }
-
-    fn old_primary_fenced(
-        &mut self,
-        backend: BackendId,
-        result: Result<Fenced, FenceError>,
-        now: Moment,
-        outputs: &mut Outputs,
-    ) {
-        // It may have been called off meanwhile.
-        let run = self.failover.run.take();
-        let (answer, was_changed) = match result {
-            Err(FenceError { fault: FenceFault::Unreachable, text }) => {
-                let what = EventKind::FenceFailed { backend, reason: FenceReason::Failover, text };
-                self.event(what, now, outputs);
-                if let Some(to) = run
-                    && self.judge(now) == (Outlook::Possible { to })
-                {
-                    self.flip_over(to, now);
-                }
-                return;
-            }
-            Ok(Fenced { was_read_only }) => {
-                let answer = if was_read_only {
-                    "it is read-only"
-                } else {
-                    "it was fenced, which is undone"
-                };
-                (answer.to_owned(), !was_read_only)
-            }
-            Err(FenceError { fault: FenceFault::Unknown, text }) => {
-                (text, self.backends[&backend].read_only() == Some(false))
-            }
-            Err(FenceError { fault: FenceFault::Refused | FenceFault::NotApplied, text }) => {
-                (text, false)
-            }
-        };
-        if was_changed {
-            self.failover.undo = Some((backend, now));
-        }
-        if let Some(to) = run {
-            let reason = FailoverRefused::CalledOff { answer };
-            self.undo_failover(to, reason, now + CALLED_OFF, now, outputs);
-        }
-    }
-
     /// Hands over to the flip: state file, then swap.
     fn flip_over(&mut self, to: PairId, now: Moment) {
         let Failover::Auto { window } = self.spec.failover else { return };
@@ -412,17 +328,6 @@ impl Cluster {
         self.event(what, now, outputs);
         self.failover.reported = Some(reason.clone());
         self.failover.rest = Some((reason, until));
-    }
-
-    /// Gives an old primary that lives after all its writes back, as long as it is the one that should have them.
-    fn undo_fence(&mut self, now: Moment, outputs: &mut Outputs) {
-        let Some((backend, at)) = self.failover.undo else { return };
-        if self.pair(self.active).primary != backend {
-            self.failover.undo = None;
-        } else if at <= now && self.is_free() {
-            self.failover.undo = None;
-            self.unfence(backend, UnfenceReason::Undo, outputs);
-        }
     }
 
     /// A failover's flip could not be written or swapped.
@@ -504,135 +409,6 @@ impl Cluster {
         self.failover.rest = None;
         self.failover.is_stale = false;
         self.event(EventKind::FailoverDone { to }, now, outputs);
-    }
-
-    pub(crate) fn unfenced(
-        &mut self,
-        backend: BackendId,
-        result: Result<(), FenceError>,
-        now: Moment,
-        outputs: &mut Outputs,
-    ) -> Result<(), IgnoredReason> {
-        let answered = self.failover.unfencing.take_if(|(expected, _)| *expected == backend);
-        let (_, reason) = answered.ok_or(IgnoredReason::UnexpectedFence { backend })?;
-        match result {
-            Ok(()) => {
-                self.failover.unfence_failure_told = false;
-                if let Some(known) = self.backends.get_mut(&backend) {
-                    known.set_read_only(false);
-                }
-            }
-            Err(FenceError { text, .. }) => {
-                let refused = FailoverRefused::Failed { what: text.clone() };
-                // Tried again and again: said once.
-                if !mem::replace(&mut self.failover.unfence_failure_told, true) {
-                    let what = EventKind::UnfenceFailed { backend, reason, text };
-                    self.event(what, now, outputs);
-                }
-                match reason {
-                    UnfenceReason::Promotion => {
-                        self.failover.reported = Some(refused.clone());
-                        self.failover.rest = Some((refused, now + RETRY));
-                    }
-                    UnfenceReason::Undo => self.failover.undo = Some((backend, now + RETRY)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What failed and came back writable is fenced, once each time that it comes back.
-    fn fence_returned(&mut self, now: Moment, outputs: &mut Outputs) {
-        let is_over =
-            self.failover.memory.last.as_ref().is_none_or(|last| last.stage == FailoverStage::Done);
-        if !is_over || self.failing_over_to().is_some() {
-            return;
-        }
-        for pair in self.failover.memory.out.clone() {
-            let id = self.pair(pair).primary;
-            let backend = &self.backends[&id];
-            let is_gone = backend.failure.is_some() && backend.health.verdict() == Verdict::Down;
-            if is_gone || backend.admin == Admin::Maint {
-                self.failover.returned.remove(&id);
-            }
-            if backend.failure.is_some() || backend.facts.is_none() {
-                continue;
-            }
-            // Facts are from before it died until it answers.
-            if backend.answered_at.is_none_or(|at| at <= self.failover.promoting_since) {
-                continue;
-            }
-            let read_only = backend.read_only() == Some(true);
-            let is_new = !self.failover.returned.contains_key(&id);
-            if is_new {
-                let what = EventKind::OldPrimaryReturned { backend: id, pair, read_only };
-                self.event(what, now, outputs);
-            }
-            let is_free = self.is_free();
-            let returned = self.failover.returned.entry(id).or_default();
-            returned.fenced |= read_only;
-            let is_due = returned.retry_at.is_none_or(|at| at <= now);
-            if !returned.fenced && is_due && is_free {
-                self.fence(id, FenceReason::Returned, outputs);
-            }
-        }
-    }
-
-    fn returned_fenced(
-        &mut self,
-        backend: BackendId,
-        result: Result<Fenced, FenceError>,
-        now: Moment,
-        outputs: &mut Outputs,
-    ) {
-        let returned = self.failover.returned.entry(backend).or_default();
-        match result {
-            Ok(_) => {
-                returned.fenced = true;
-                self.event(EventKind::Fenced { backend }, now, outputs);
-            }
-            Err(FenceError { text, .. }) => {
-                returned.retry_at = Some(now + RETURNED_RETRY);
-                if !mem::replace(&mut returned.failure_told, true) {
-                    let reason = FenceReason::Returned;
-                    self.event(EventKind::FenceFailed { backend, reason, text }, now, outputs);
-                }
-            }
-        }
-    }
-
-    /// An operator made another pair active: what was remembered is known to somebody.
-    pub(super) fn acknowledge_failover(&mut self, now: Moment) {
-        self.failover.active_since = Some(now);
-        self.failover.memory.out.clear();
-        self.failover.returned.clear();
-        self.failover.rest = None;
-        self.end_window();
-    }
-
-    /// An operator says that a pair, or its primary, is well.
-    pub(super) fn readmit(&mut self, target: AdminTarget) {
-        let pair = match target {
-            AdminTarget::Pair(pair) => pair,
-            AdminTarget::Backend(id) if self.backends[&id].role == Role::Primary => {
-                self.backends[&id].pair
-            }
-            AdminTarget::Backend(_) => return,
-        };
-        // About to fail over: what is said now is not about what comes of it.
-        if pair == self.active {
-            return;
-        }
-        if self.failover.memory.out.remove(&pair) && self.failover.memory.out.is_empty() {
-            self.end_window();
-        }
-    }
-
-    fn end_window(&mut self) {
-        if let Some(last) = &mut self.failover.memory.last {
-            last.until = None;
-            last.stage = FailoverStage::Done;
-        }
     }
 
     fn next_failover_step(&self, now: Moment) -> Option<Moment> {

@@ -180,6 +180,7 @@ impl Server {
             version: "11.8.3-MariaDB".into(),
             replication: self.inflows.iter().map(channel).collect(),
             position: Some(self.log.len().to_string()),
+            may_fence: Some(true),
         }
     }
 
