@@ -191,8 +191,7 @@ impl Server {
             Opinion::Fails => told.opinion_failures + 1,
             Opinion::Passes | Opinion::Maintenance | Opinion::Silent | Opinion::Unjudged => 0,
         };
-        told.opinion_passes =
-            if opinion == Opinion::Passes { told.opinion_passes + 1 } else { 0 };
+        told.opinion_passes = if opinion == Opinion::Passes { told.opinion_passes + 1 } else { 0 };
         if opinion != Opinion::Passes {
             told.passes = 0;
             told.fit_since = None;
