@@ -28,7 +28,7 @@ use tokio::{
 
 use self::{
     cause::starved,
-    exec::{Runner, Subject},
+    exec::{Exec, Subject},
     keys::Keys,
     mysql::Prober,
     questions::{Questions, condition},
@@ -75,7 +75,7 @@ pub struct Checker {
     login: Option<Prober>,
     http: Vec<HttpCheck>,
     tcp: Vec<TcpCheck>,
-    exec: Vec<Runner>,
+    exec: Vec<Exec>,
 }
 
 impl Checker {
@@ -88,7 +88,7 @@ impl Checker {
             login,
             http: check.http.iter().filter(|check| check.role.covers(role)).cloned().collect(),
             tcp: check.tcp.iter().filter(|check| check.role.covers(role)).cloned().collect(),
-            exec: exec.cloned().map(Runner::new).collect(),
+            exec: exec.map(Exec::new).collect(),
             subject,
         }
     }
@@ -154,9 +154,9 @@ impl Checker {
             condition(&check.name, About::Server, tcp::check(target, check.timeout).await)
         }));
         let subject = &*subject;
-        let exec = join_all(exec.iter_mut().map(async |runner| {
-            let outcome = runner.check(subject).await;
-            condition(runner.name(), About::Server, outcome)
+        let exec = join_all(exec.iter_mut().map(async |exec| {
+            let outcome = exec.check(subject).await;
+            condition(exec.name(), About::Server, outcome)
         }));
         let (login, http, tcp, exec) = tokio::join!(login, http, tcp, exec);
         let mut probe = login.unwrap_or_else(|| Probe {

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     config::Hook,
     control::protocol::{self, HookStatus},
-    exec,
+    exec::Runner,
 };
 
 /// Events that wait for a hook: a bad night's worth while it hangs for its `timeout` each time.
@@ -105,8 +105,9 @@ impl Running {
         let (hook, tally) = (Arc::new(hook), Arc::new(Tally::default()));
         let (tasks_hook, tasks_tally) = (Arc::clone(&hook), Arc::clone(&tally));
         let task = tokio::spawn(async move {
+            let mut runner = Runner::new(tasks_hook.command.clone(), tasks_hook.timeout);
             while let Some(event) = events.recv().await {
-                let result = run(&tasks_hook, &event).await;
+                let result = run(&tasks_hook, &mut runner, &event).await;
                 tasks_tally.note(&tasks_hook.name, event.number, result);
             }
         });
@@ -162,17 +163,17 @@ impl Tally {
     }
 }
 
-async fn run(hook: &Hook, event: &protocol::Event) -> Result<(), String> {
+async fn run(hook: &Hook, runner: &mut Runner, event: &protocol::Event) -> Result<(), String> {
     let mut input = serde_json::to_vec(event).map_err(|error| error.to_string())?;
     input.push(b'\n');
     let environment = environment(&hook.name, event);
-    match exec::run(&hook.command, &environment, &input, hook.timeout).await {
+    match runner.run(&environment, &input).await {
         Err(error) => Err(format!("{} {error}", hook.command[0])),
         Ok(finished) if finished.status.success() => Ok(()),
         Ok(finished) => {
-            let said = match finished.output.as_str() {
+            let said = match finished.words.as_str() {
                 "" => String::new(),
-                output => format!(": {output}"),
+                words => format!(": {words}"),
             };
             Err(format!("{} ended with {}{said}", hook.command[0], finished.status))
         }

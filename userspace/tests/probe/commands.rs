@@ -20,9 +20,9 @@ async fn the_exit_code_of_a_command_decides() {
 
 #[tokio::test]
 async fn trouble_of_this_host_says_nothing_about_the_server() {
-    let text = "trouble of this host (cannot start /no/such/check: No such file or directory (os error 2))";
+    let text = "trouble of this host (/no/such/check cannot be started: No such file or directory (os error 2))";
     check_command(&["/no/such/check"], "local", text).await;
-    let text = "trouble of this host (cannot start /: Permission denied (os error 13))";
+    let text = "trouble of this host (/ cannot be started: Permission denied (os error 13))";
     check_command(&["/"], "local", text).await;
     let text = "trouble of this host (the command was killed by signal 9: last words)";
     check("echo last words; kill -9 $$", "local", text).await;
