@@ -32,6 +32,9 @@ const WORDS_CHARS_MAX: usize = 200;
 /// in the background may keep the pipe open for good.
 const OUTPUT_GRACE: Duration = Duration::from_millis(50);
 
+/// How long a run that was killed has for its end before the next one is given up: that takes milliseconds, or for ever.
+const END_GRACE: Duration = Duration::from_millis(100);
+
 /// Where programs are looked for by programs, if the daemon itself was not told.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,11 +79,15 @@ impl Runner {
         environment: &[(&str, String)],
         input: &[u8],
     ) -> Result<Finished, ExecError> {
-        if self.leftover.as_ref().is_some_and(|leftover| !leftover.is_finished()) {
+        let deadline = Instant::now() + self.deadline;
+        if let Some(leftover) = &mut self.leftover
+            && timeout(END_GRACE, leftover).await.is_err()
+        {
             return Err(ExecError::Stuck);
         }
+        self.leftover = None;
         let mut group = Group::spawn(&self.command, environment).map_err(ExecError::Start)?;
-        match timeout(self.deadline, group.finish(input)).await {
+        match timeout_at(deadline, group.finish(input)).await {
             Ok(finished) => finished.map_err(ExecError::Start),
             Err(_elapsed) => {
                 self.leftover = group.kill();
@@ -252,6 +259,16 @@ mod tests {
         assert_eq!(pids.split_whitespace().count(), 2);
         for pid in pids.split_whitespace() {
             wait_until_gone(pid).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_was_killed_is_run_again_at_once() {
+        let command = ["/bin/sleep", "600"].map(str::to_owned);
+        let mut runner = Runner::new(command.into(), Duration::from_millis(50));
+        for _ in 0..5 {
+            let error = runner.run(&[], b"").await.unwrap_err();
+            assert!(matches!(error, ExecError::TimedOut(_)), "{error}");
         }
     }
 

@@ -91,6 +91,12 @@ impl Target {
         Ok(())
     }
 
+    /// Answers come this much later from now on; not beyond any timeout, it is no fault.
+    pub fn delay(&self, delay: Duration) -> Result<()> {
+        self.proxy()?.delay(delay);
+        Ok(())
+    }
+
     /// Brings a fault about.
     pub fn begin(&self, lab: &mut Lab, fault: Fault) -> Result<()> {
         match fault {
@@ -103,10 +109,7 @@ impl Target {
                      add chain inet fault input { type filter hook input priority 0; }; \
                      add rule inet fault input tcp dport 3306 drop",
             ),
-            Fault::Slow => {
-                self.proxy()?.delay(SLOW);
-                Ok(())
-            }
+            Fault::Slow => self.delay(SLOW),
             Fault::Mute => {
                 self.proxy()?.mute(true);
                 Ok(())
@@ -121,10 +124,7 @@ impl Target {
             Fault::Hung => lab.db(self.number).signal(Signal::SIGCONT),
             Fault::Unplugged => self.host(lab).ip("link set eth0 up").map(|_| ()),
             Fault::Dropping => nft(&self.host(lab), "delete table inet fault"),
-            Fault::Slow => {
-                self.proxy()?.delay(Duration::ZERO);
-                Ok(())
-            }
+            Fault::Slow => self.delay(Duration::ZERO),
             Fault::Mute => {
                 self.proxy()?.mute(false);
                 Ok(())
