@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mysql_async::{Conn, Row, prelude::Queryable};
+use mysql_async::{Conn, Row, ServerError, prelude::Queryable};
 use pairflip_policy::{About, Cause, Channel, CheckFailure, Condition, Outcome, Role};
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +25,10 @@ const GALERA_QUERY: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
      ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
 const GALERA_DONOR: &str = "2";
 const GALERA_SYNCED: &str = "4";
+
+/// ER_STATEMENT_TIMEOUT of MariaDB and ER_QUERY_TIMEOUT of MySQL: the limit that a login sets, should it be a moment faster than ours.
+const MARIADB_TIMED_OUT: u16 = 1969;
+const MYSQL_TIMED_OUT: u16 = 3024;
 
 /// What is asked of one server.
 #[derive(Clone, Debug)]
@@ -277,6 +281,16 @@ fn compared(check: &SqlCheck, found: Option<Option<String>>) -> Outcome {
 /// A question that was not answered. What the server itself says about it proves that it is alive.
 fn unjudged(error: &mysql_async::Error, needs: &str) -> Outcome {
     let mut failure = failure(error);
+    if let mysql_async::Error::Server(ServerError {
+        code: MARIADB_TIMED_OUT | MYSQL_TIMED_OUT,
+        ..
+    }) = error
+    {
+        return Outcome::Unanswered(CheckFailure {
+            cause: Cause::TimedOut,
+            text: error.to_string(),
+        });
+    }
     if let mysql_async::Error::Server(error) = error {
         let remedy = match failure.cause {
             Cause::MissingGrant | Cause::AuthDenied => {
@@ -373,6 +387,19 @@ mod tests {
         ] {
             assert_eq!(op.holds(found, value), expected, "{found} {} {value}", op.sign());
         }
+    }
+
+    #[test]
+    fn a_query_that_the_server_ends_has_timed_out_and_other_errors_say_nothing() {
+        let outcome = |code| {
+            let (message, state) = ("words".into(), "70100".into());
+            unjudged(&mysql_async::Error::Server(ServerError { code, message, state }), "more")
+        };
+        for (code, name) in [(1969, "timed_out"), (3024, "timed_out"), (1064, "other")] {
+            assert_eq!(outcome(code).name(), name, "{code}");
+        }
+        assert_eq!(outcome(1142).name(), "missing_grant");
+        assert!(outcome(1142).text().ends_with("grant the check user more)"));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use self::model::{
 };
 pub(crate) use self::secret::RereadSecrets;
 use self::secret::UnreadSecrets;
-pub use self::secret::{HostSecrets, Secret, SecretFault, SecretSource, Secrets};
+pub use self::secret::{HostSecrets, Pem, Secret, SecretFault, SecretSource, Secrets};
 pub use self::value::Human;
 
 use self::reader::Reader;

@@ -71,6 +71,15 @@ pub(super) fn read(source: &SecretSource, secrets: &dyn Secrets) -> Result<Secre
     }
 }
 
+/// What a file in PEM is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pem {
+    /// Public.
+    Certificates,
+    /// As secret as a password.
+    Key,
+}
+
 /// Where passwords and certificates come from.
 pub trait Secrets {
     /// Returns the content of a password file.
@@ -78,7 +87,7 @@ pub trait Secrets {
     /// Returns the content of an environment variable.
     fn variable(&self, name: &str) -> Result<String, SecretFault>;
     /// Returns the content of a file of certificates, or of a private key.
-    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
+    fn pem(&self, path: &Path, _kind: Pem) -> Result<String, SecretFault> {
         self.file(path)
     }
 }
@@ -109,8 +118,12 @@ impl Secrets for HostSecrets {
         read_text(path, FILE_BYTES_MAX, Readers::Us)
     }
 
-    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
-        read_text(path, PEM_BYTES_MAX, Readers::Anybody)
+    fn pem(&self, path: &Path, kind: Pem) -> Result<String, SecretFault> {
+        let readers = match kind {
+            Pem::Certificates => Readers::Anybody,
+            Pem::Key => Readers::Us,
+        };
+        read_text(path, PEM_BYTES_MAX, readers)
     }
 
     fn variable(&self, name: &str) -> Result<String, SecretFault> {
@@ -133,8 +146,8 @@ impl Secrets for RereadSecrets {
         HostSecrets.variable(name)
     }
 
-    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
-        HostSecrets.pem(path)
+    fn pem(&self, path: &Path, _kind: Pem) -> Result<String, SecretFault> {
+        read_text(path, PEM_BYTES_MAX, Readers::Anybody)
     }
 }
 
@@ -150,8 +163,8 @@ impl Secrets for UnreadSecrets {
         Ok("unread".to_owned())
     }
 
-    fn pem(&self, path: &Path) -> Result<String, SecretFault> {
-        HostSecrets.pem(path)
+    fn pem(&self, path: &Path, _kind: Pem) -> Result<String, SecretFault> {
+        read_text(path, PEM_BYTES_MAX, Readers::Anybody)
     }
 }
 
@@ -159,7 +172,7 @@ impl Secrets for UnreadSecrets {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Readers {
     Us,
-    /// Certificates are public; whether a private key is among them is not known here.
+    /// It is public, or a warning would be said again and again.
     Anybody,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::secret::{SecretFault, Secrets};
+use super::secret::{Pem, SecretFault, Secrets};
 use super::value::Fault;
 
 /// Where certificates are read.
@@ -60,7 +60,7 @@ type Roots = (RootCertStore, Vec<Vec<u8>>);
 
 fn authorities(path: &Path, secrets: &dyn Secrets) -> Result<Roots, Fault> {
     let name = path.display();
-    let certificates = certificates(path, &text(path, secrets)?)?;
+    let certificates = certificates(path, &text(path, Pem::Certificates, secrets)?)?;
     let mut store = RootCertStore::empty();
     for (number, certificate) in (1..).zip(&certificates) {
         store.add(certificate.clone()).map_err(|error| {
@@ -96,9 +96,9 @@ fn identity(
 ) -> Result<(String, String), (&'static str, Fault)> {
     let of_cert = |fault| ("cert_file", fault);
     let of_key = |fault| ("key_file", fault);
-    let chain_text = text(cert, secrets).map_err(of_cert)?;
+    let chain_text = text(cert, Pem::Certificates, secrets).map_err(of_cert)?;
     let chain = certificates(cert, &chain_text).map_err(of_cert)?;
-    let key_text = text(key, secrets).map_err(of_key)?;
+    let key_text = text(key, Pem::Key, secrets).map_err(of_key)?;
     let name = key.display();
     let private = PrivateKeyDer::from_pem_slice(key_text.as_bytes()).map_err(|error| {
         let remedy =
@@ -127,9 +127,9 @@ fn certificates(path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>,
     Ok(found)
 }
 
-fn text(path: &Path, secrets: &dyn Secrets) -> Result<String, Fault> {
+fn text(path: &Path, kind: Pem, secrets: &dyn Secrets) -> Result<String, Fault> {
     let name = path.display();
-    secrets.pem(path).map_err(|fault| match fault {
+    secrets.pem(path, kind).map_err(|fault| match fault {
         SecretFault::Io(error) => Fault::new(
             format!("cannot read {name}: {error}"),
             "name a file that the daemon can read",

@@ -91,6 +91,19 @@ fn a_password_is_changed_without_a_restart() {
     let file = lab.dir().join("password");
     assert!(daemon.ctl(&["reload"]).unwrap().contains("the same as before"));
 
+    // Anything else is named, and not taken over.
+    let config = lab.dir().join("pairflip.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("rise          = 2", "rise          = 3")).unwrap();
+    let said = daemon.ctl(&["reload"]).unwrap();
+    let restart = "needs a restart of pairflipd (connections live on): cluster[main].check.rise";
+    assert!(said.contains(restart), "{said}");
+    fs::write(&config, "nonsense").unwrap();
+    let refused = daemon.pairflip(&["reload"]).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("the configuration is as it was: "), "{text}");
+
     // By command: everybody logs in anew, with the new one.
     for number in 1..=4 {
         lab.db(number)
@@ -98,8 +111,9 @@ fn a_password_is_changed_without_a_restart() {
             .unwrap();
     }
     fs::write(&file, "second\n").unwrap();
-    let said = daemon.ctl(&["reload"]).unwrap();
-    assert!(said.contains("new and in use: password of the checks of cluster main"), "{said}");
+    // The broken configuration is told as well, and does not keep the password from being used.
+    let refused = daemon.pairflip(&["reload"]).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
     wait_for("everybody is logged in to", DETECTION, || all_pass(&daemon));
 
     // By itself, when the servers deny the old one.
