@@ -4,7 +4,9 @@
 //! Backends are `a1 a2` (pair#0: primary, replica) and `b1 b2` (pair#1); `rise` is 2 and `fall` is
 //! 3.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -774,12 +776,19 @@ impl World {
                 self.restart_with(generation);
             }
             ["flip", rest @ ..] => self.flip(rest),
-            ["ready", backend] => self.feed(Input::SetAdmin {
-                cluster: ClusterId(0),
-                target: AdminTarget::Backend(id(backend)),
-                setting: AdminSetting::default(),
-                flows: Drain::Finish,
-            }),
+            [word @ ("ready" | "drain" | "maint"), backend] => {
+                let admin = match *word {
+                    "drain" => Admin::Drain,
+                    "maint" => Admin::Maint,
+                    _ => Admin::Ready,
+                };
+                self.feed(Input::SetAdmin {
+                    cluster: ClusterId(0),
+                    target: AdminTarget::Backend(id(backend)),
+                    setting: AdminSetting { admin, until: None },
+                    flows: Drain::Finish,
+                });
+            }
             [backend, "down"] => {
                 let backend = id(backend);
                 for _ in 0..3 {
