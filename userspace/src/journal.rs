@@ -319,6 +319,7 @@ mod tests {
             severity: "info".into(),
             text: "backends are heard again".into(),
             facts: None,
+            backends: vec![],
         }
     }
 }

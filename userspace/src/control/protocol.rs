@@ -427,6 +427,9 @@ pub struct Event {
     /// How the backend was at that moment; of events that are about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<EventFacts>,
+    /// How all backends of the cluster were; of events that are about a route, a pair or the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<EventFacts>,
 }
 
 /// A backend at the moment of an event; as in [`BackendStatus`].

@@ -552,6 +552,7 @@ warning: hook pager: /etc/pairflip/page ended with exit status: 1 (2 of 14 event
             severity: severity.into(),
             text: text.into(),
             facts: None,
+            backends: vec![],
         };
         let list = [event("error", "a is down"), event("warning", "b\x1b[2J"), event("info", "c")];
         let expected = "\

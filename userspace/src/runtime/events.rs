@@ -1,7 +1,7 @@
 //! What happened: to the log, to the journal, to hooks, and to who asks.
 
 use jiff::Timestamp;
-use pairflip_policy::{Event, Severity};
+use pairflip_policy::{BackendView, ClusterView, Event, Severity};
 
 use super::{Runtime, status};
 use crate::{
@@ -13,6 +13,13 @@ use crate::{
 /// Events listed when the request does not say how many.
 const EVENTS_LISTED: usize = 100;
 
+/// The facts of an event.
+#[derive(Default)]
+struct About {
+    backend: Option<EventFacts>,
+    all: Vec<EventFacts>,
+}
+
 impl Runtime {
     /// Tells people of an event, with names in place of numbers. What changed nothing is for the log only.
     pub(super) fn tell(&mut self, event: &Event) {
@@ -23,8 +30,8 @@ impl Runtime {
         if event.severity() == Severity::Debug {
             return;
         }
-        let facts = self.facts(event);
-        self.record(cluster, event.what.name(), event.severity(), text, facts);
+        let about = self.about(event);
+        self.record(cluster, event.what.name(), event.severity(), text, about);
     }
 
     /// Tells people of what became of a cluster's secrets.
@@ -32,7 +39,7 @@ impl Runtime {
         let cluster = self.config.clusters.get(notice.cluster).map(|cluster| cluster.name.clone());
         let severity = if notice.is_trouble { Severity::Error } else { Severity::Info };
         log(severity, cluster.as_deref().unwrap_or("-"), &notice.text);
-        self.record(cluster, KEYS_REREAD, severity, notice.text.clone(), None);
+        self.record(cluster, KEYS_REREAD, severity, notice.text.clone(), About::default());
     }
 
     /// Keeps an event, and hands it to hooks.
@@ -42,7 +49,7 @@ impl Runtime {
         kind: &str,
         severity: Severity,
         text: String,
-        facts: Option<EventFacts>,
+        about: About,
     ) {
         let told = protocol::Event {
             number: self.journal.last() + 1,
@@ -51,24 +58,38 @@ impl Runtime {
             kind: kind.to_owned(),
             severity: severity.name().to_owned(),
             text,
-            facts,
+            facts: about.backend,
+            backends: about.all,
         };
         self.hooks.tell(&told, severity);
         self.journal.append(told);
     }
 
-    fn facts(&self, event: &Event) -> Option<EventFacts> {
-        let backend = event.what.backend()?;
+    /// Returns how things were at the moment of an event: the backend that it is about, else all of the cluster.
+    fn about(&self, event: &Event) -> About {
         let view = self.policy.view();
-        let pairs = view.clusters.iter().flat_map(|cluster| &cluster.pairs);
-        let view = pairs.flat_map(|pair| &pair.backends).find(|view| view.id == backend)?;
-        Some(EventFacts {
-            backend: status::address(self, backend),
+        let is_own = |cluster: &&ClusterView| Some(cluster.id) == event.cluster;
+        let pairs = view.clusters.iter().filter(is_own).flat_map(|cluster| &cluster.pairs);
+        let mut backends = pairs.flat_map(|pair| &pair.backends);
+        match event.what.backend() {
+            Some(id) => About {
+                backend: backends.find(|view| view.id == id).map(|view| self.facts(view)),
+                ..About::default()
+            },
+            None => {
+                About { all: backends.map(|view| self.facts(view)).collect(), ..About::default() }
+            }
+        }
+    }
+
+    fn facts(&self, view: &BackendView) -> EventFacts {
+        EventFacts {
+            backend: status::address(self, view.id),
             health: status::health(view).to_owned(),
             read_only: view.read_only,
             lag_seconds: view.lag.map(|lag| lag.as_secs_f64()),
             server_version: view.facts.as_ref().map(|facts| facts.version.clone()),
-        })
+        }
     }
 
     /// Answers `GET /v1/events`.

@@ -182,7 +182,7 @@ async fn run(hook: &Hook, runner: &mut Runner, event: &protocol::Event) -> Resul
 
 /// What the event says, for programs that do not read JSON.
 fn environment(hook: &str, event: &protocol::Event) -> Vec<(&'static str, String)> {
-    let protocol::Event { number, time, cluster, kind, severity, text, facts } = event;
+    let protocol::Event { number, time, cluster, kind, severity, text, facts, .. } = event;
     let mut environment = vec![
         ("PAIRFLIP_HOOK", hook.to_owned()),
         ("PAIRFLIP_EVENT_NUMBER", number.to_string()),
@@ -337,6 +337,7 @@ mod tests {
             severity: "info".into(),
             text: "it happened".into(),
             facts: None,
+            backends: vec![],
         }
     }
 }

@@ -91,6 +91,7 @@ impl Daemon {
             severity: "info".into(),
             text: text.into(),
             facts: None,
+            backends: vec![],
         });
     }
 

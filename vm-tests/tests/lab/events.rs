@@ -34,6 +34,12 @@ fn the_journal_tells_in_order_why_a_replica_went_down_and_that_the_daemon_was_st
     assert_eq!(down["facts"]["health"], "down", "{down}");
     assert_eq!(down["facts"]["read_only"], true, "as last seen: {down}");
     assert_eq!(down["facts"]["server_version"], replica["server_version"], "{down}");
+    // An event about a route has how all of the cluster were.
+    let is_fallback = |event: &&Value| text(event).contains("no replica is fit");
+    let fallback = before.iter().find(is_fallback).expect("reads fell back");
+    let backends = fallback["backends"].as_array().unwrap();
+    let of_replica = backends.iter().find(|it| it["backend"] == address.as_str()).unwrap();
+    assert_eq!((backends.len(), &of_replica["health"]), (4, &Value::from("down")), "{fallback}");
     let mut since = events[before.len()..].iter();
     let start = since.find(|event| event["kind"] == "started").expect("the daemon was started");
     assert!(text(start).contains("as the kernel forwards"), "{start}");
