@@ -12,7 +12,7 @@ use std::{
 
 use crate::control::protocol::Event;
 
-/// Size at which the file becomes the older one: some 3000 events, each of 300 bytes. With two of
+/// Size at which the file becomes the older one: 1000 to 3000 events, each of 300 to 900 bytes. With two of
 /// them a quiet year fits as well as a bad night.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
