@@ -181,7 +181,7 @@ fn judge_answer(cluster: &Cluster, server: &Server) -> Vec<Finding> {
 }
 
 fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Finding> {
-    let purposes = needed(cluster).into_iter();
+    let purposes = needed(cluster, server.role).into_iter();
     let missing = purposes.filter_map(|purpose| answer.missing(purpose));
     let finding = |missing: Missing| {
         let text = format!("the check account may not {}", missing.purpose);
@@ -196,11 +196,11 @@ fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Find
     missing.map(finding).collect()
 }
 
-/// What the check account has to be able to do in this cluster.
-fn needed(cluster: &Cluster) -> Vec<Purpose> {
-    match cluster.failover {
-        Failover::Manual => vec![Purpose::Check],
-        Failover::Auto => vec![Purpose::Check, Purpose::Fence],
+/// What the check account has to be able to do on servers of a role.
+fn needed(cluster: &Cluster, role: Role) -> Vec<Purpose> {
+    match (cluster.failover, role) {
+        (Failover::Auto, Role::Primary) => vec![Purpose::Check, Purpose::Fence],
+        (Failover::Auto, Role::Replica) | (Failover::Manual, _) => vec![Purpose::Check],
     }
 }
 

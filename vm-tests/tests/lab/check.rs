@@ -71,6 +71,21 @@ fn what_does_not_fit_is_named_with_what_to_do() {
 }
 
 #[test]
+fn what_a_failover_would_lack_is_said_before_it_is_needed() {
+    let automatic =
+        |config: String| config.replacen("[[cluster]]", "[[cluster]]\nfailover = \"auto\"", 1);
+    let (lab, daemon) = start_with(&options(), automatic);
+    let (code, page) = check(&lab, &daemon, &[]);
+    let lacks = "the check account may not fence and unfence primaries (failover = \"auto\")";
+    assert_eq!((code, page.matches(lacks).count()), (Some(1), 2), "of both primaries: {page}");
+    for number in [1, 3] {
+        lab.db(number).sql("GRANT READ_ONLY ADMIN ON *.* TO `pairflip`@`%`;").unwrap();
+    }
+    let (code, page) = check(&lab, &daemon, &[]);
+    assert_eq!((code, page.contains(lacks)), (Some(0), false), "{page}");
+}
+
+#[test]
 fn a_host_that_reaches_no_server_is_told_apart() {
     let (mut lab, daemon) = start(&options());
     for number in 1..=4 {
