@@ -6,9 +6,21 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{root, say, setup};
 
-/// `cargo` at the workspace's root.
+/// `cargo` at the workspace's root, with the environment of a shell.
+///
+/// Whoever runs this program by cargo, tests among them, passes on what cargo tells it about its own package. Build
+/// scripts that look at such variables (ring's) would be run again, and everything above them be built again, each time.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let is_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if is_package || name == "CARGO_PRIMARY_PACKAGE" || name == "OUT_DIR" {
+            command.env_remove(&*name);
+        }
+    }
     command.current_dir(root());
     command
 }

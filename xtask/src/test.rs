@@ -48,6 +48,7 @@ pub(crate) fn test() -> Result<()> {
                 &[&["--no-fail-fast", "--package", "pairflip", "--"], &one_at_a_time[..]].concat(),
             ),
         )?;
+        // A lab is idle for most of a test, and they do not meet.
         suite(
             "real MariaDB servers and clients in network namespaces",
             &mut cargo_test(&[
@@ -57,10 +58,9 @@ pub(crate) fn test() -> Result<()> {
                 "--test",
                 "lab",
                 "--",
-                "--test-threads=1",
+                "--test-threads=2",
             ]),
         )?;
-        // A lab is idle for most of a test, and they do not meet.
         suite(
             "what MariaDB 10.11 and 11.8 and MySQL 9.7 say, and what is made of it",
             &mut cargo_test(&[

@@ -38,9 +38,17 @@ fn is_alive(flavour: Flavour) {
     primary.resolve_names("127.0.0.1 localhost\n10.77.0.2 redirector.lab\n");
     primary.start().unwrap();
     primary.set_read_only(false).unwrap();
-    let world = World::start(lab);
+    // A failover would be possible; none of this may cause one.
+    lab.db(1).sql(fence_grant(lab.db(1).fork())).unwrap();
+    lab.db(3).set_read_only(false).unwrap();
+    lab.db(3).sql(fence_grant(lab.db(3).fork())).unwrap();
+    lab.db(3).set_read_only(true).unwrap();
+    let automatic =
+        |config: String| config.replacen("[[cluster]]", "[[cluster]]\nfailover = \"auto\"", 1);
+    let world = World::start_with(lab, automatic);
     wait_for("all is well", DETECTION + SLACK, || {
         (1..=4).all(|number| world.reason(number) == "passing")
+            && world.page().contains("failover auto: pair2 would take over")
     });
 
     let (orders, inbox) = std::sync::mpsc::channel();
@@ -68,6 +76,14 @@ fn is_alive(flavour: Flavour) {
     blocked_host(&world, &still_served);
     drop(orders);
     application.join().unwrap();
+}
+
+/// Without CONNECTION_ADMIN, which would have a connection kept free for it.
+const fn fence_grant(fork: Fork) -> &'static str {
+    match fork {
+        Fork::MariaDb => "SET sql_log_bin=0; GRANT READ_ONLY ADMIN ON *.* TO pairflip",
+        Fork::MySql => "SET sql_log_bin=0; GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO pairflip",
+    }
 }
 
 fn wrong_password(world: &World, still_served: &dyn Fn()) {
@@ -280,7 +296,9 @@ fn expect_after(
     world.wait_reason(1, &["passing"]);
     wait_for("the end is told", SLACK, || world.told("check_restored", before).len() == 1);
     assert_eq!(world.routes(), routes, "{number} moved a route");
-    for kind in ["health_changed", "route_changed", "fitness_changed", "flip_started"] {
+    for kind in
+        ["health_changed", "route_changed", "fitness_changed", "flip_started", "failover_started"]
+    {
         assert_eq!(world.told(kind, before), [""; 0], "{number}");
     }
     still_served();

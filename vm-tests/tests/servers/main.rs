@@ -56,9 +56,13 @@ fn lab_with(change: impl FnOnce(Options) -> Options) -> Lab {
 
 impl World {
     fn start(lab: Lab) -> Self {
+        Self::start_with(lab, |config| config)
+    }
+
+    fn start_with(lab: Lab, change: impl FnOnce(String) -> String) -> Self {
         let config = lab
             .write_config(|config| {
-                config
+                change(config)
                     .replace("interval      = \"1s\"", "interval      = \"500ms\"")
                     .replace("max_lag       = \"10s\"", "max_lag       = \"2s\"")
                     .replace("name = \"main\"", "name = \"main\"\nhold_off = \"0s\"")
