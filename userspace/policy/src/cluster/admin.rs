@@ -53,7 +53,9 @@ impl Cluster {
             let pair = self.pair(self.active);
             let mut replicas = pair.replicas.iter().map(|share| share.backend);
             let named = self.backends_of_target(target);
-            self.may_fail_back |= replicas.any(|replica| named.contains(&replica));
+            // A word that is said while there is nothing to return from does not count for later.
+            let is_awaited = self.spec.routes.iter().any(|route| self.waits_for_failback(route));
+            self.may_fail_back |= is_awaited && replicas.any(|replica| named.contains(&replica));
         }
         self.advance(ChangeReason::Admin, now, outputs);
         if flows == Drain::Cut && setting.admin != Admin::Ready {

@@ -232,14 +232,22 @@ impl Cluster {
 
     /// Returns the answer that keeps reads on the primary, if they are there and may not go back by themselves.
     fn kept_answer(&self, route: &RouteSpec, pair: &PairSpec) -> Option<Answer> {
-        let table = self.table.as_ref().filter(|table| table.active == pair.id)?;
         let primary = &self.backends[&pair.primary];
-        let is_kept = route.failback == Failback::Off
-            && !self.may_fail_back
+        let is_kept = !self.may_fail_back
+            && pair.id == self.active
+            && self.waits_for_failback(route)
             && primary.is_ready()
-            && primary.read_verdict() == Verdict::Up
-            && routing::is_fallback(table.routes.get(usize::from(route.id.0))?, route, pair);
+            && primary.read_verdict() == Verdict::Up;
         is_kept.then(|| Answer::kept(pair.primary))
+    }
+
+    /// Returns whether the kernel sends reads to the active primary, which only an operator may change.
+    pub(super) fn waits_for_failback(&self, route: &RouteSpec) -> bool {
+        let pair = self.pair(self.active);
+        route.failback == Failback::Off
+            && self.table.as_ref().filter(|table| table.active == pair.id).is_some_and(|table| {
+                routing::is_fallback(&table.routes[usize::from(route.id.0)], route, pair)
+            })
     }
 
     /// Sets the pace of every backend whose pace changed.

@@ -162,6 +162,8 @@ fn without_failback_reads_stay_on_the_primary_until_an_operator_says_so() {
     assert_eq!(steps("a2 down; ready a2"), "");
     assert_eq!(steps("a2 down; ready a2; a2 ok; a2 ok"), "swap 3 pair#0 w=a1 r=a2");
     assert_eq!(steps("ready a2; a2 down; a2 ok; a2 ok"), "");
+    // Nor does a word count for later that was said while reads were on replicas.
+    assert_eq!(steps("ready a2; ready a2; a2 down; a2 ok; a2 ok"), "");
     // Better a replica than nobody.
     assert_eq!(steps("a1 down"), "swap 3 pair#0 w=- r=a2; end a1");
     // Another pair begins anew.
