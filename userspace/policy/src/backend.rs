@@ -157,9 +157,7 @@ impl Backend {
                 if failure.cause.may_take_down() {
                     self.health = self.health.failed();
                     self.failures_in_row = self.failures_in_row.saturating_add(1);
-                    if self.is_convicted(spec.fall) {
-                        self.convicted_at = self.convicted_at.or(Some(now));
-                    }
+                    self.note_conviction(spec.fall, now);
                     self.silent_since = if failure.cause.is_silence() {
                         self.silent_since.or(Some(now))
                     } else {
@@ -181,6 +179,13 @@ impl Backend {
         self.conditions.record(conditions, spec, now);
         if self.role == Role::Replica && self.conditions.maintenance().is_some() {
             self.warmth = Warmth::Cold;
+        }
+    }
+
+    /// Remembers when failures took it down, whether it was down before or not.
+    fn note_conviction(&mut self, fall: u32, now: Moment) {
+        if self.is_convicted(fall) {
+            self.convicted_at = self.convicted_at.or(Some(now));
         }
     }
 
@@ -233,9 +238,7 @@ impl Backend {
     /// Takes the backend down if `fall` is reached.
     pub(crate) fn convict(&mut self, spec: &ClusterSpec, now: Moment) {
         self.health = self.health.convicted(spec.fall);
-        if self.is_convicted(spec.fall) {
-            self.convicted_at = self.convicted_at.or(Some(now));
-        }
+        self.note_conviction(spec.fall, now);
         if self.health == Health::Down {
             // A server that comes back has its catching-up before it; it proves its fitness anew.
             self.fitness = Health::Down;
@@ -297,23 +300,12 @@ impl Backend {
             Role::Primary => Verdict::Up,
             Role::Replica => self.fitness.verdict(),
         };
-        let verdicts = [self.health.verdict(), replication, self.conditions.verdict(self.role)];
-        if verdicts.contains(&Verdict::Down) {
-            Verdict::Down
-        } else if verdicts.contains(&Verdict::None) {
-            Verdict::None
-        } else {
-            Verdict::Up
-        }
+        Verdict::worst([self.health.verdict(), replication, self.conditions.verdict(self.role)])
     }
 
     /// Returns whether it follows its source, as a replica or as the primary of a standby pair.
     pub(crate) fn replica_verdict(&self) -> Verdict {
-        match (self.health.verdict(), self.fitness.verdict()) {
-            (Verdict::Down, _) | (_, Verdict::Down) => Verdict::Down,
-            (Verdict::Up, Verdict::Up) => Verdict::Up,
-            (Verdict::None, _) | (_, Verdict::None) => Verdict::None,
-        }
+        Verdict::worst([self.health.verdict(), self.fitness.verdict()])
     }
 
     /// Returns its fitness as one health, the worst of all that counts; `None` if nothing does.

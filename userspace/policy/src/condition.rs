@@ -210,15 +210,7 @@ impl Conditions {
 
     /// Returns what all of them come down to.
     pub(crate) fn verdict(&self, role: Role) -> Verdict {
-        let mut verdict = Verdict::Up;
-        for (_, known) in self.counted(role) {
-            match known.verdict() {
-                Verdict::Down => return Verdict::Down,
-                Verdict::None => verdict = Verdict::None,
-                Verdict::Up => {}
-            }
-        }
-        verdict
+        Verdict::worst(self.counted(role).map(|(_, known)| known.verdict()))
     }
 
     /// Returns the health of the worst one; `None` if there is none.

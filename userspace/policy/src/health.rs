@@ -39,6 +39,17 @@ pub enum Verdict {
     Down,
 }
 
+impl Verdict {
+    /// Returns what several come down to: one that is down decides, then one that is not known.
+    pub(crate) fn worst(verdicts: impl IntoIterator<Item = Self>) -> Self {
+        verdicts.into_iter().fold(Self::Up, |worst, verdict| match (worst, verdict) {
+            (Self::Down, _) | (_, Self::Down) => Self::Down,
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::Up, Self::Up) => Self::Up,
+        })
+    }
+}
+
 impl Health {
     /// Health before the first check.
     pub const NEW: Self = Self::Unknown { failures: 0 };

@@ -170,6 +170,17 @@ pub enum Role {
     Replica,
 }
 
+impl Role {
+    /// Returns the word used in texts, JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
 /// What survived the last daemon: its state file and the kernel's maps. Empty at the very first
 /// start.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

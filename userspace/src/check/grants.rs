@@ -19,8 +19,6 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    pub(crate) const ALL: [Self; 2] = [Self::Check, Self::Fence];
-
     const fn text(self) -> &'static str {
         match self {
             Self::Check => "read the state of replication",

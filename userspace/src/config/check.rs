@@ -452,21 +452,8 @@ fn read_exec(reader: &mut Reader, section: &Section, longest: Duration) -> Optio
     let command = section
         .require(reader, "command", &format!("add the command, as in command = {example}"))
         .and_then(|field| {
-            let words = field.list(reader, example)?;
-            if words.is_empty() || words.len() > COMMAND_WORDS_MAX {
-                let problem = format!("a command of {} words", words.len());
-                let remedy = format!("write 1 to {COMMAND_WORDS_MAX}, as in {example}");
-                reader.report(&field.place, Fault::new(problem, remedy));
-                return None;
-            }
-            let words: Vec<_> = words
-                .iter()
-                .enumerate()
-                .map(|(index, word)| {
-                    word.parse(reader, "\"--quick\"", |text| argument(text, index))
-                })
-                .collect();
-            words.into_iter().collect::<Option<Vec<_>>>()
+            let remedy = format!("write 1 to {COMMAND_WORDS_MAX}, as in {example}");
+            field.command(reader, example, COMMAND_WORDS_MAX, &remedy, argument)
         });
     let timeout = read_timeout(reader, section, longest);
     Some(ExecCheck { name: name?, role: role?, command: command?, timeout: timeout? })

@@ -143,6 +143,30 @@ impl<'d> Field<'d> {
         Some(numbered.collect())
     }
 
+    /// Returns the words of a command, 1 to `count_max`; `parse` is told which one it reads, 0 for the program.
+    pub(super) fn command(
+        &self,
+        reader: &mut Reader,
+        example: &str,
+        count_max: usize,
+        remedy: &str,
+        parse: impl Fn(&str, usize) -> Result<String, Fault>,
+    ) -> Option<Vec<String>> {
+        let words = self.list(reader, example)?;
+        if words.is_empty() || words.len() > count_max {
+            let problem = format!("a command of {} words", words.len());
+            reader.report(&self.place, Fault::new(problem, remedy));
+            return None;
+        }
+        let element = example.trim_matches(['[', ']']).split(',').next().unwrap_or_default();
+        let words = words.iter().enumerate();
+        // Every word is read before the first `None` counts, so that all errors are found.
+        let words: Vec<_> = words
+            .map(|(index, word)| word.parse(reader, element, |text| parse(text, index)))
+            .collect();
+        words.into_iter().collect()
+    }
+
     /// Returns a list of 1 to `count_max` strings, none of them twice, each parsed by `parse`.
     pub(super) fn distinct<T: Clone + Display + PartialEq>(
         &self,

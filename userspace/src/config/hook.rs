@@ -75,33 +75,24 @@ fn read(reader: &mut Reader, section: &Section) -> Option<(Hook, Vec<Place>)> {
 }
 
 fn read_command(reader: &mut Reader, field: &Field) -> Option<Vec<String>> {
-    let words = field.list(reader, COMMAND_EXAMPLE)?;
-    if words.is_empty() || words.len() > COMMAND_MAX {
-        let problem = format!("a command of {} words", words.len());
-        let remedy = format!(
-            "write a path and its arguments, {COMMAND_MAX} words at most, as in {COMMAND_EXAMPLE}"
-        );
-        reader.report(&field.place, Fault::new(problem, remedy));
-        return None;
+    let remedy = format!(
+        "write a path and its arguments, {COMMAND_MAX} words at most, as in {COMMAND_EXAMPLE}"
+    );
+    field.command(reader, COMMAND_EXAMPLE, COMMAND_MAX, &remedy, word)
+}
+
+fn word(text: &str, index: usize) -> Result<String, Fault> {
+    if index == 0 {
+        // Not looked for in PATH: which program runs as root must not depend on the environment.
+        let example = quoted("/etc/pairflip/notify");
+        return value::absolute_path(text, &example, WORD_BYTES_MAX).map(|_| text.to_owned());
     }
-    let mut command = Vec::new();
-    for (index, word) in words.iter().enumerate() {
-        command.push(word.parse(reader, "\"/etc/pairflip/notify\"", |text| {
-            if index == 0 {
-                // Not looked for in PATH: which program runs as root must not depend on the environment.
-                let example = quoted("/etc/pairflip/notify");
-                return value::absolute_path(text, &example, WORD_BYTES_MAX)
-                    .map(|_| text.to_owned());
-            }
-            if text.contains('\0') || text.len() > WORD_BYTES_MAX {
-                let problem = format!("{} is no argument of a command", quoted(text));
-                let remedy = format!("write {WORD_BYTES_MAX} bytes at most, none of them NUL");
-                return Err(Fault::new(problem, remedy));
-            }
-            Ok(text.to_owned())
-        }));
+    if text.contains('\0') || text.len() > WORD_BYTES_MAX {
+        let problem = format!("{} is no argument of a command", quoted(text));
+        let remedy = format!("write {WORD_BYTES_MAX} bytes at most, none of them NUL");
+        return Err(Fault::new(problem, remedy));
     }
-    command.into_iter().collect()
+    Ok(text.to_owned())
 }
 
 fn event(text: &str) -> Result<String, Fault> {

@@ -7,6 +7,7 @@ use crate::{
     config::{Announce, Attach, Config, Forwarding},
     net::{
         announce,
+        frames::mac_text,
         links::{self, Network, NextHop},
         xdp_features::{XdpFeatures, xdp_features},
     },
@@ -195,8 +196,4 @@ async fn vips(config: &Config, network: &Network) -> Vec<Finding> {
         }
     }
     findings
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

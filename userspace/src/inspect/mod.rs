@@ -7,7 +7,7 @@ mod host;
 mod server;
 mod topology;
 
-use std::{fmt, net::SocketAddr};
+use std::fmt;
 
 use futures_util::future::join_all;
 use pairflip_policy::{Outcome, Role};
@@ -202,13 +202,4 @@ fn needed(cluster: &Cluster, role: Role) -> Vec<Purpose> {
         (Failover::Auto, Role::Primary) => vec![Purpose::Check, Purpose::Fence],
         (Failover::Auto, Role::Replica) | (Failover::Manual, _) => vec![Purpose::Check],
     }
-}
-
-/// As in `10.0.1.11:3306 (primary of pair1)`.
-fn with_role(address: SocketAddr, role: Role, pair: &str) -> String {
-    let role = match role {
-        Role::Primary => "primary",
-        Role::Replica => "replica",
-    };
-    format!("{address} ({role} of {pair})")
 }

@@ -9,7 +9,6 @@ use std::{
 
 use pairflip_policy::{CheckFailure, CheckResult, Condition, Facts, Role};
 
-use super::with_role;
 use crate::check::{
     Checker, Probe,
     dialect::{self, Dialect},
@@ -43,13 +42,15 @@ pub(super) struct Answer {
     pub(super) variables: BTreeMap<String, String>,
     pub(super) clock_ahead_s: f64,
     pub(super) conditions: Vec<Condition>,
-    missing: Vec<(Purpose, Missing)>,
+    /// `None` where nobody logs in.
+    account: Option<(Dialect, Grants)>,
 }
 
 impl Answer {
     /// Returns what the account lacks for a purpose.
     pub(super) fn missing(&self, purpose: Purpose) -> Option<Missing> {
-        self.missing.iter().find(|(of, _)| *of == purpose).map(|(_, missing)| missing.clone())
+        let (dialect, grants) = self.account.as_ref()?;
+        grants.missing(*dialect, &self.facts.version, purpose)
     }
 
     /// Returns whether a variable is on; `None` where the server does not have it.
@@ -86,16 +87,13 @@ pub(super) async fn ask(checker: &mut Checker) -> Result<Answer, CheckFailure> {
     let variables = variables.collect();
     let lines = prober.ask(GRANTS_QUERY).await?;
     let grants = Grants::read(&lines);
-    let missing = Purpose::ALL
-        .into_iter()
-        .filter_map(|purpose| Some((purpose, grants.missing(dialect, &facts.version, purpose)?)));
     Ok(Answer {
         is_mariadb: dialect == Dialect::MariaDb,
         took,
         variables,
         // Half of the way there and back, and what the server took.
         clock_ahead_s: clock_s.map_or(0.0, |clock_s| clock_s - f64::midpoint(before, after)),
-        missing: missing.collect(),
+        account: Some((dialect, grants)),
         conditions,
         facts,
     })
@@ -115,7 +113,7 @@ impl Answer {
             took,
             variables: BTreeMap::new(),
             clock_ahead_s: 0.0,
-            missing: Vec::new(),
+            account: None,
             conditions,
         }
     }
@@ -141,6 +139,6 @@ impl fmt::Display for Answer {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&with_role(self.address, self.role, &self.pair))
+        write!(f, "{} ({} of {})", self.address, self.role.name(), self.pair)
     }
 }

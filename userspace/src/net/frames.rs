@@ -15,6 +15,11 @@ pub const FRAME_BYTES_MIN: usize = 60;
 /// A MAC address.
 pub type Mac = [u8; 6];
 
+/// Returns an address as people write it.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 const BROADCAST: Mac = [0xff; 6];
 /// The MAC of [`ALL_NODES`]: 33:33 and its last four bytes (RFC 2464, 7).
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];

@@ -18,7 +18,7 @@ use crate::{
     dataplane::{self, BackendPath, ClientNetwork},
     net::{
         announce::{self, Placed},
-        frames::VlanTag,
+        frames::{VlanTag, mac_text},
         links::{self, Interface, Network, NextHop},
     },
     state::PlacedVip,
@@ -117,7 +117,7 @@ impl Runtime {
                     tags: hop.tags.clone(),
                 };
                 if self.hops.insert(index, new.clone()).as_ref() != Some(&new) {
-                    tracing::info!(backend = %address, ifindex = hop.ifindex, via = %mac(peer_mac), "path to the backend");
+                    tracing::info!(backend = %address, ifindex = hop.ifindex, via = %mac_text(peer_mac), "path to the backend");
                 }
             }
             None => {
@@ -233,8 +233,4 @@ pub(super) fn forwarding(configured: config::Forwarding) -> Forwarding {
         config::Forwarding::Dnat => Forwarding::Dnat,
         config::Forwarding::Dsr => Forwarding::Dsr,
     }
-}
-
-fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -135,11 +135,7 @@ fn backend(
     let traffic = runtime.dataplane.traffic(view.id.0).map_err(|error| internal(&error))?;
     Ok(BackendStatus {
         address: address(runtime, view.id),
-        role: match view.role {
-            pairflip_policy::Role::Primary => "primary",
-            pairflip_policy::Role::Replica => "replica",
-        }
-        .to_owned(),
+        role: view.role.name().to_owned(),
         admin: runtime.admin_status(cluster, AdminTarget::Backend(view.id)),
         health: health(view).to_owned(),
         reason: view.reason.to_string(),
