@@ -98,6 +98,18 @@ impl Cluster {
         }
     }
 
+    /// The old primary is dead: what else was asked does not matter any more.
+    pub(super) fn survey_in_vain(&mut self, now: Moment, outputs: &mut Outputs) {
+        self.cancel_pending(outputs);
+        let unreachable =
+            |text: &str| Err(StepFailure { fault: StepFault::Unreachable, text: text.into() });
+        let survey = Survey {
+            from: unreachable("its checks say that it is down"),
+            to: unreachable("it was not waited for"),
+        };
+        self.surveyed(&survey, now, outputs);
+    }
+
     /// Judges what both primaries said. Nothing was changed so far.
     fn surveyed(&mut self, survey: &Survey, now: Moment, outputs: &mut Outputs) {
         let Some(running) = &self.switchover else { return };
