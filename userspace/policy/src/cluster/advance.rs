@@ -181,7 +181,7 @@ impl Cluster {
 
     /// Asks for a swap if the kernel's table is not what it should be.
     fn advance_swap(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
-        if self.swap.under_way.is_some() {
+        if self.swap.under_way.is_some() || self.waits_for_intent() {
             return;
         }
         self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
