@@ -134,6 +134,10 @@ pub(crate) enum Then {
     KillNew,
     CutOld,
     CutThem,
+    /// The answer of the new primary, when it is to take writes, is lost, and nothing works for a while.
+    LoseUnfence {
+        late: u8,
+    },
     /// The next answers are failures.
     Fail {
         late: u8,
@@ -263,7 +267,9 @@ impl Action {
 
 impl Then {
     fn any(random: &mut Random) -> Self {
-        match random.below(15) {
+        match random.below(17) {
+            15 => Self::LoseUnfence { late: random.below(4) as u8 },
+            16 => Self::KillOld { silent: false },
             0..2 => Self::Nothing,
             2..4 => Self::CallOff,
             4..6 => Self::Restart { done: random.below(2) == 0 },

@@ -88,6 +88,25 @@ impl World {
             (Then::KillNew, Some((_, new))) => self.server(new).mode = Mode::Dead,
             (Then::CutOld, Some((old, _))) => self.server(old).is_cut_off = true,
             (Then::CutThem, Some((old, new))) => _ = self.cuts.insert((old.min(new), old.max(new))),
+            (Then::LoseUnfence { late }, _) => {
+                let is_asked = |world: &Self| {
+                    let is_unfence =
+                        |it: &Output| matches!(it, Output::Step { step: Step::Unfence { .. }, .. });
+                    world.pending.front().is_some_and(is_unfence)
+                };
+                for _ in 0..30 {
+                    if is_asked(self) {
+                        break;
+                    }
+                    self.answer(0, 99, 0);
+                }
+                self.failing_drivers = 100;
+                for _ in 0..4 {
+                    self.answer(0, 0, late);
+                    self.pass(20_000);
+                    self.time_out();
+                }
+            }
             (Then::Fail { late }, _) => {
                 self.failing_drivers = 100;
                 for _ in 0..5 {

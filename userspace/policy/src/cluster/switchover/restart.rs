@@ -127,14 +127,14 @@ impl Cluster {
     /// Returns whether the routes must not lead to the new pair yet: the next daemon would take that for a position that
     /// can be relied on.
     pub(in crate::cluster) fn waits_for_intent(&self) -> bool {
-        self.switchover.as_ref().is_some_and(|running| {
-            let is_doubtful = matches!(
-                &running.intent,
-                Some(Intent { stage: IntentStage::Promoting { .. }, .. })
-            );
-            let waits = running.step == SwitchoverStep::Resume && !running.is_sure;
-            waits && (is_doubtful || !self.is_written())
-        })
+        let Some(running) = &self.switchover else { return false };
+        let waits = running.step == SwitchoverStep::Resume && !running.is_sure;
+        let writes = self.backends[&self.pair(running.to).primary].read_only() == Some(false);
+        let is_doubtful = running.intent.as_ref().is_some_and(|intent| match intent.stage {
+            IntentStage::Promoting { .. } => true,
+            IntentStage::Prepared => false,
+        });
+        waits && !writes && (is_doubtful || !self.is_written())
     }
 
     pub(super) fn resume_answered(

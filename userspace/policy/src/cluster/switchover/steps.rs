@@ -307,8 +307,7 @@ impl Cluster {
 
     /// Waits until the kernel has the routes that follow from a new primary that takes writes.
     fn open(&mut self, now: Moment, outputs: &mut Outputs) {
-        let is_in_force = self.table.as_ref().is_some_and(|table| table.active == self.active);
-        if is_in_force && self.swap.under_way.is_none() && self.swap.retry_at.is_none() {
+        if self.swap.under_way.is_none() && self.is_table_as_wanted() {
             // The end of the pause comes first, or a SYN waits a second for its next try.
             self.enter(SwitchoverStep::Release, now, outputs);
         }
