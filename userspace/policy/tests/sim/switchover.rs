@@ -384,11 +384,14 @@ impl World {
 
     pub(crate) fn judge_switchover_event(&mut self, cluster: ClusterId, what: &EventKind) {
         match what {
-            EventKind::SwitchoverResumed { undo, .. } => {
+            EventKind::SwitchoverResumed { undo, from, to } => {
                 self.seen.add(if *undo { "switch_resumed_undo" } else { "switch_resumed" });
-                if self.sites[&cluster].run.as_ref().is_some_and(|run| run.was_read_only) {
-                    // What is resumed is an earlier one, whose failed write had replaced the file after all.
-                    self.meddle(cluster);
+                let is_other =
+                    |run: &&mut Run| (run.from, run.to) != (*from, *to) || run.was_read_only;
+                if let Some(run) = self.site(cluster).run.as_mut().filter(is_other) {
+                    // An earlier one is resumed, of which the state file still knew.
+                    (run.from, run.to) = (*from, *to);
+                    (run.is_meddled, run.is_over) = (true, false);
                 }
             }
             EventKind::SwitchoverStuck { .. } => self.seen.add("switch_stuck"),
@@ -403,6 +406,9 @@ impl World {
             }
             EventKind::SwitchoverDone { .. } => {
                 self.seen.add("switchovers");
+                // An operator asked for it, and knows of what happened before.
+                self.site(cluster).out.clear();
+                self.site(cluster).failed_over_at = None;
                 self.judge_end(cluster, true);
             }
             EventKind::SwitchoverUndone { .. } => {
