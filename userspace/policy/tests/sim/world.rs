@@ -148,6 +148,9 @@ pub(crate) struct World {
     /// The daemon dies after so many outputs; then these bits say what was done.
     dying: Option<(u8, u16)>,
     deaths: u64,
+    /// Nothing was fed to the policy for a long time.
+    pub(crate) is_overdue: bool,
+    fed_at: Moment,
     pub(crate) waiting: BTreeMap<RequestId, ClusterId>,
     trace: Option<Vec<String>>,
     pub(crate) seen: Seen,
@@ -214,6 +217,8 @@ impl World {
             tick: 0,
             dying: None,
             deaths: 0,
+            is_overdue: false,
+            fed_at: Moment::START,
             waiting: BTreeMap::new(),
             trace: None,
             seen: Seen::default(),
@@ -1006,8 +1011,11 @@ impl World {
     pub(crate) fn feed(&mut self, input: Input, fed: Fed) {
         let now = self.now;
         self.note(format_args!("{now} {input:?}"));
+        self.is_overdue = now.since(self.fed_at) > Duration::from_secs(60);
+        self.fed_at = now;
         self.policy.handle(input, self.now);
         self.drain(fed);
+        self.is_overdue = false;
     }
 
     fn drain(&mut self, fed: Fed) {
