@@ -16,13 +16,16 @@ pub(crate) enum Purpose {
     Check,
     /// Making a server read-only, and writable again.
     Fence,
+    /// Seeing prepared XA transactions.
+    Recover,
 }
 
 impl Purpose {
     const fn text(self) -> &'static str {
         match self {
             Self::Check => "read the state of replication",
-            Self::Fence => "fence and unfence primaries (failover = \"auto\")",
+            Self::Fence => "fence and unfence primaries (`pairflip flip`, failover = \"auto\")",
+            Self::Recover => "see prepared XA transactions (`pairflip flip`)",
         }
     }
 }
@@ -82,7 +85,7 @@ impl Grants {
         let version = number(version).unwrap_or_default();
         let enough = sufficient(dialect, version, purpose);
         let has = |name: &&str| self.everywhere.contains(*name);
-        if enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES") {
+        if enough.is_empty() || enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES") {
             return None;
         }
         Some(Missing {
@@ -93,7 +96,7 @@ impl Grants {
     }
 }
 
-/// The privileges each of which is enough, the narrowest first.
+/// The privileges each of which is enough, the narrowest first; none where everybody may.
 ///
 /// MariaDB split them off REPLICATION CLIENT and SUPER in 10.5.2, and took the second one out of SUPER in 10.11 (its release
 /// notes); MySQL split SYSTEM_VARIABLES_ADMIN off SUPER in 8.0.
@@ -107,6 +110,8 @@ fn sufficient(dialect: Dialect, version: [u32; 3], purpose: Purpose) -> &'static
         }
         (Purpose::Fence, false) if version >= [8, 0, 0] => &["SYSTEM_VARIABLES_ADMIN", "SUPER"],
         (Purpose::Fence, _) => &["SUPER"],
+        (Purpose::Recover, false) if version >= [8, 0, 0] => &["XA_RECOVER_ADMIN"],
+        (Purpose::Recover, _) => &[],
     }
 }
 

@@ -2,13 +2,16 @@
 //!
 //! Pure: whether there is colour is the caller's to know. Colour repeats what the words say.
 
+mod flip;
+
 use std::collections::BTreeMap;
 
 use pairflip_common::counter::Counter;
 
+pub use self::flip::{flip, plan, progress};
 use super::protocol::{
     AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FailoverStatus,
-    FlipDone, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
+    Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -121,27 +124,6 @@ pub fn events(events: &[Event], style: Style) -> String {
         let cluster = cluster.as_deref().unwrap_or("-");
         page.line(Tone::Neutral, &format!("  {cluster}  {text}"));
     }
-    page.text
-}
-
-/// What a flip did.
-pub fn flip(done: &FlipDone, style: Style) -> String {
-    let mut page = Page { text: String::new(), style };
-    let FlipDone { cluster, from, to, generation, drain, warnings } = done;
-    let text = if from == to {
-        format!("cluster {cluster}: {to} is active (generation {generation})")
-    } else {
-        let old_flows = match drain {
-            Drain::Finish => "live on",
-            Drain::Cut => "were ended",
-        };
-        format!(
-            "cluster {cluster}: {from} -> {to} (generation {generation}); new connections go to \
-             {to}, connections on {from} {old_flows}"
-        )
-    };
-    page.line(Tone::Strong, &text);
-    page.warnings(warnings);
     page.text
 }
 
