@@ -26,10 +26,12 @@ mod failover;
 mod report;
 mod start;
 mod status;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::failover::FailoverState;
+pub(crate) use self::switchover::Asked;
 use crate::{
     backend::Backend,
     condition::Condition,
@@ -38,12 +40,13 @@ use crate::{
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
         Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, Failback,
-        FenceError, Fenced, PairSpec, PersistError, Precondition, Role, RouteSpec,
+        FenceError, Fenced, PairSpec, PersistError, Role, RouteSpec,
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
     reason::{ChangeReason, EndReason, FlipWarning, IgnoredReason, PersistReason, RouteReason},
     routing::{self, Backends},
+    switchover::{Intent, Precondition},
     view::{ChecksState, FlipStage},
 };
 
@@ -84,6 +87,7 @@ struct Swap {
 struct Written {
     pair: PairId,
     failover: FailoverMemory,
+    intent: Option<Intent>,
 }
 
 /// The state file's knowledge of the active pair.
@@ -109,6 +113,7 @@ impl Cluster {
         table: Option<RouteTable>,
         admin: BTreeMap<AdminTarget, AdminSetting>,
         failover: FailoverMemory,
+        intent: Option<Intent>,
         now: Moment,
         outputs: &mut Outputs,
     ) -> Self {
@@ -133,7 +138,11 @@ impl Cluster {
             admin,
             swap: Swap::default(),
             state_file: StateFile {
-                holds: state_file.map(|pair| Written { pair, failover: failover.clone() }),
+                holds: state_file.map(|pair| Written {
+                    pair,
+                    failover: failover.clone(),
+                    intent: intent.clone(),
+                }),
                 under_way: None,
                 retry_at: None,
                 reason: PersistReason::Reconcile,
@@ -236,8 +245,8 @@ impl Cluster {
         now: Moment,
     ) -> Result<Option<Flip>, FlipRefused> {
         match self.flip.as_ref().map(|running| (running.cause, running.to)) {
-            Some((FlipCause::Operator { request }, to)) => {
-                return Err(FlipRefused::FlipRunning { request, to });
+            Some((FlipCause::Operator { .. } | FlipCause::Switchover { .. }, to)) => {
+                return Err(FlipRefused::FlipRunning { to });
             }
             Some((FlipCause::Failover, _)) => return Err(FlipRefused::FailoverRunning),
             None if self.is_changing_a_server() => return Err(FlipRefused::FailoverRunning),
@@ -359,6 +368,7 @@ impl Cluster {
                 reason: match flip.cause {
                     FlipCause::Operator { request } => EndReason::FlipCut { request },
                     FlipCause::Failover => EndReason::FailoverCut,
+                    FlipCause::Switchover { .. } => EndReason::SwitchoverCut,
                 },
             });
         }
@@ -384,6 +394,7 @@ impl Cluster {
             FlipCause::Failover => {
                 self.failover_failed(flip.to, refused.to_string(), now, outputs);
             }
+            FlipCause::Switchover { .. } => {}
         }
     }
 

@@ -14,19 +14,26 @@ use crate::{
     backend::replication_fault,
     health::Verdict,
     ids::{PairId, RequestId},
-    input::{Admin, ClusterSpec, Drain, PairSpec, Precondition, Role},
+    input::{Admin, ClusterSpec, Drain, PairSpec, Role},
     moment::Moment,
     output::FlipRefused,
     reason::{FlipWarning, ReplicationFault},
     routing::Backends,
+    switchover::Precondition,
     view::{FlipStage, FlipView},
 };
 
 /// Who wants a flip.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FlipCause {
-    Operator { request: RequestId },
+    Operator {
+        request: RequestId,
+    },
     Failover,
+    /// A switchover that has got as far as its swap, or swaps back; `None` of one that was resumed after a restart.
+    Switchover {
+        request: Option<RequestId>,
+    },
 }
 
 /// A flip under way.
@@ -50,6 +57,7 @@ impl Flip {
             drain: self.drain,
             stage: self.stage,
             since: self.since,
+            switchover: None,
         }
     }
 }

@@ -125,6 +125,7 @@ pub mod output;
 pub mod reason;
 mod routing;
 mod slow_start;
+pub mod switchover;
 pub mod view;
 
 pub use condition::{About, Condition, Outcome, results_table};
@@ -137,7 +138,7 @@ pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
     CheckResult, ClusterSpec, Drain, Effect, Facts, Failback, FenceError, FenceFault, Fenced,
-    Input, IoThread, LogPosition, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec,
+    Input, IoThread, LogPosition, PairSpec, PersistError, Restored, Role, RouteSpec,
     StandbyReplicas, Upstream,
 };
 pub use machine::Policy;
@@ -149,6 +150,11 @@ pub use output::{
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
     PersistReason, ReplicationFault, RouteReason,
+};
+pub use switchover::{
+    Intent, IntentStage, Judged, Judgement, Limits, OpenTransaction, Precondition, PrimaryFacts,
+    Step, StepAnswer, StepFailure, StepFault, StepId, Survey, SwitchoverOutcome, SwitchoverStep,
+    SwitchoverView, UndoCause, Undone,
 };
 pub use view::{
     BackendView, ChecksState, ClusterView, ConditionView, FailoverView, FlipStage, FlipView,

@@ -644,7 +644,11 @@ impl World {
             Output::PersistActive { .. } => &mut self.writes,
             Output::Fence { .. } => &mut self.fences,
             Output::Unfence { .. } => &mut self.unfences,
-            Output::EndFlows { .. } | Output::ForgetAdmin { .. } => return,
+            Output::EndFlows { .. }
+            | Output::ForgetAdmin { .. }
+            | Output::Step { .. }
+            | Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. } => return,
             Output::SetPace { backend, pace } => {
                 self.paces.insert(*backend, *pace);
                 return;
@@ -873,6 +877,9 @@ fn text(output: &Output) -> Option<String> {
         Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
+        | Output::Step { .. }
+        | Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
         | Output::Event(_) => return None,
     })
 }

@@ -280,6 +280,9 @@ impl World {
                     self.route_changes += 1;
                 }
                 Output::EndFlows { .. }
+                | Output::Step { .. }
+                | Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }

@@ -18,6 +18,7 @@ mod requests;
 mod restore;
 mod start;
 mod status;
+mod switchover;
 mod unload;
 
 use std::{

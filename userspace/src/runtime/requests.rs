@@ -271,7 +271,7 @@ impl Runtime {
             .map(|name| {
                 Precondition::from_name(name).ok_or_else(|| {
                     let known: Vec<&str> =
-                        Precondition::ALL.into_iter().map(Precondition::name).collect();
+                        Precondition::waivable().map(Precondition::name).collect();
                     ApiError::new(
                         "unknown_precondition",
                         format!("{name:?} is not a precondition"),
@@ -354,6 +354,9 @@ fn remedy(refused: &FlipRefused) -> &'static str {
         }
         FlipRefused::TargetTakenOut { .. } => {
             "`pairflip ready` it first, or flip all the same with --force target_taken_out: its write routes refuse until it is ready"
+        }
+        FlipRefused::Unmet { .. } => {
+            "put right what does not hold, or name it with --force where that can be waived"
         }
         FlipRefused::NotPersisted { .. } => {
             "make room or fix permissions in state_dir; nothing was changed"

@@ -139,6 +139,7 @@ impl Cluster {
             // An operator waits: no pause after an earlier failure.
             Some(FlipCause::Operator { request }) => PersistReason::Flip { request },
             Some(FlipCause::Failover) => PersistReason::Failover,
+            Some(FlipCause::Switchover { .. }) => PersistReason::Switchover,
             None if file.retry_at.is_some_and(|at| at > now) => return,
             None if file.holds.as_ref().is_some_and(|holds| holds.pair == goal.pair) => {
                 PersistReason::FailoverMemory
@@ -147,8 +148,8 @@ impl Cluster {
         };
         file.retry_at = None;
         file.under_way = Some(goal.clone());
-        let Written { pair, failover } = goal;
-        outputs.push_back(Output::PersistActive { cluster: self.spec.id, pair, failover, reason });
+        let (cluster, Written { pair, failover, intent }) = (self.spec.id, goal);
+        outputs.push_back(Output::PersistActive { cluster, pair, failover, intent, reason });
     }
 
     /// Returns what the state file should say.
@@ -156,6 +157,7 @@ impl Cluster {
         Written {
             pair: self.flip.as_ref().map_or(self.active, |flip| flip.to),
             failover: self.failover.memory.clone(),
+            intent: None,
         }
     }
 
@@ -172,6 +174,7 @@ impl Cluster {
                 let reason = match *cause {
                     FlipCause::Operator { request } => ChangeReason::Flip { request, from, to },
                     FlipCause::Failover => ChangeReason::Failover { from, to },
+                    FlipCause::Switchover { .. } => ChangeReason::Switchover { from, to },
                 };
                 (to, reason)
             }

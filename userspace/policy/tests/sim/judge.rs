@@ -67,6 +67,9 @@ impl World {
                 assert!(may_act, "nonsense made a server writable");
                 self.judge_unfence(*cluster, *backend, *reason);
             }
+            Output::Step { .. } | Output::CancelStep { .. } | Output::SwitchoverReply { .. } => {
+                panic!("nobody asked for a switchover")
+            }
             Output::Reply { request, result } => self.judge_reply(*request, result),
             Output::ForgetAdmin { cluster, target } => {
                 self.seen.add("expired");
@@ -132,6 +135,7 @@ impl World {
         let (flip, is_failover) = match reason {
             ChangeReason::Flip { from, .. } => (Some(from), false),
             ChangeReason::Failover { from, .. } => (Some(from), true),
+            ChangeReason::Switchover { from, .. } => (Some(from), false),
             ChangeReason::FirstAnswers
             | ChangeReason::Checked { .. }
             | ChangeReason::CaughtUp

@@ -728,7 +728,7 @@ impl World {
                 };
                 self.feed(Input::Applied { cluster, generation, result }, Fed::Driver);
             }
-            Output::PersistActive { cluster, pair, failover, reason } => {
+            Output::PersistActive { cluster, pair, failover, reason, .. } => {
                 // A write can also fail after the file was replaced.
                 if !fails || late.is_multiple_of(3) {
                     self.written(cluster, pair, failover, reason);
@@ -781,7 +781,10 @@ impl World {
                 }
                 self.feed(Input::Unfenced { cluster, backend, result }, Fed::Driver);
             }
-            Output::EndFlows { .. }
+            Output::Step { .. }
+            | Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. }
+            | Output::EndFlows { .. }
             | Output::Reply { .. }
             | Output::SetPace { .. }
             | Output::ForgetAdmin { .. }
@@ -857,7 +860,7 @@ impl World {
                 Output::SwapRoutes { cluster, table, reason } => {
                     self.swapped(cluster, table, reason);
                 }
-                Output::PersistActive { cluster, pair, failover, reason } => {
+                Output::PersistActive { cluster, pair, failover, reason, .. } => {
                     self.written(cluster, pair, failover, reason);
                 }
                 Output::Fence { backend, .. } => _ = self.fence(backend, true, false, 0),
@@ -866,7 +869,10 @@ impl World {
                         _ = self.fence(backend, false, false, 0);
                     }
                 }
-                Output::EndFlows { .. }
+                Output::Step { .. }
+                | Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
+                | Output::EndFlows { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }
@@ -1069,7 +1075,10 @@ fn is_question(output: &Output) -> bool {
         | Output::PersistActive { .. }
         | Output::Fence { .. }
         | Output::Unfence { .. } => true,
-        Output::EndFlows { .. }
+        Output::Step { .. }
+        | Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
+        | Output::EndFlows { .. }
         | Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
@@ -1084,8 +1093,10 @@ pub(crate) fn cluster_of(output: &Output) -> Option<ClusterId> {
         | Output::PersistActive { cluster, .. }
         | Output::Fence { cluster, .. }
         | Output::Unfence { cluster, .. }
+        | Output::Step { cluster, .. }
+        | Output::CancelStep { cluster, .. }
         | Output::ForgetAdmin { cluster, .. } => Some(*cluster),
-        Output::Reply { .. } | Output::SetPace { .. } => None,
+        Output::Reply { .. } | Output::SwitchoverReply { .. } | Output::SetPace { .. } => None,
         Output::Event(event) => event.cluster,
     }
 }
