@@ -85,7 +85,8 @@ impl Grants {
         let version = number(version).unwrap_or_default();
         let enough = sufficient(dialect, version, purpose);
         let has = |name: &&str| self.everywhere.contains(*name);
-        if enough.is_empty() || enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES") {
+        if enough.is_empty() || enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES")
+        {
             return None;
         }
         Some(Missing {

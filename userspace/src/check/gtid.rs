@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 /// A set is `UUID:1-5:8,UUID:TAG:1-3` (tags from 8.3 on), with newlines after commas.
 pub(crate) fn mysql_contains(whole: &str, part: &str) -> Option<bool> {
     let (whole, part) = (mysql_set(whole)?, mysql_set(part)?);
-    let mut ranges = part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
+    let mut ranges =
+        part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
     Some(ranges.all(|(source, range)| covers(&whole, source, range)))
 }
 
@@ -15,12 +16,15 @@ pub(crate) fn mysql_contains(whole: &str, part: &str) -> Option<bool> {
 /// understood.
 pub(crate) fn mysql_missing(whole: &str, part: &str) -> Option<String> {
     let (whole, part) = (mysql_set(whole)?, mysql_set(part)?);
-    let ranges = part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
+    let ranges =
+        part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
     let missing = ranges.filter(|(source, range)| !covers(&whole, source, *range));
     let texts: Vec<String> = missing
         .map(|(source, (first, last))| match whole.get(source).and_then(|had| had.last()) {
             // As a rule it is the end that is missing.
-            Some((from, to)) if *from <= first && first <= *to => format!("{source}:{}-{last}", to + 1),
+            Some((from, to)) if *from <= first && first <= *to => {
+                format!("{source}:{}-{last}", to + 1)
+            }
             Some(_) | None => format!("{source}:{first}-{last}"),
         })
         .collect();
@@ -75,8 +79,9 @@ pub(crate) fn mariadb_missing(own: &str, others: &str) -> Option<String> {
         Some((done, by)) => *done < sequence || *done == sequence && *by != server,
     };
     let missing = others.iter().filter(|(domain, at)| is_missing(domain, **at));
-    let texts: Vec<String> =
-        missing.map(|(domain, (sequence, server))| format!("{domain}-{server}-{sequence}")).collect();
+    let texts: Vec<String> = missing
+        .map(|(domain, (sequence, server))| format!("{domain}-{server}-{sequence}"))
+        .collect();
     (!texts.is_empty()).then(|| texts.join(","))
 }
 

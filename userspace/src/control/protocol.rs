@@ -656,6 +656,7 @@ pub(crate) mod example {
             generation: 7,
             checks: None,
             failover: failover(),
+            flip: None,
             pairs: vec![
                 pair(
                     "pair1",

@@ -20,8 +20,8 @@ use tokio::{
 use super::{
     Request,
     protocol::{
-        API_VERSION, AdminDone, AdminRequest, ApiError, CallOffRequest, CalledOff, ErrorBody, Events,
-        EventsQuery, FlipDone, FlipPlan, FlipRequest, FlipsRunning, Flows, FlowsQuery,
+        API_VERSION, AdminDone, AdminRequest, ApiError, CallOffRequest, CalledOff, ErrorBody,
+        Events, EventsQuery, FlipDone, FlipPlan, FlipRequest, FlipsRunning, Flows, FlowsQuery,
         ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded, Version,
     },
 };

@@ -106,8 +106,7 @@ async fn change(session: &mut Session, statement: &str) -> Result<(), FenceError
         }
         _ => "",
     };
-    let text =
-        if hint.is_empty() { failure.text } else { format!("`{statement}`: {error}{hint}") };
+    let text = if hint.is_empty() { failure.text } else { format!("`{statement}`: {error}{hint}") };
     Err(FenceError { fault: fault(failure.cause.may_take_down()), text })
 }
 

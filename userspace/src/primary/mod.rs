@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod fence;
+mod plan;
 mod position;
 mod survey;
 
@@ -16,7 +17,8 @@ use tokio::time::{Instant, timeout_at};
 pub use self::{
     catch_up::{catch_up, final_catch_up, reach},
     fence::{Applied, fence, unfence},
-    survey::{Dialects, Plan, survey},
+    plan::{Speaker, statements},
+    survey::survey,
 };
 use crate::{
     check::{

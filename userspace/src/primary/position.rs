@@ -97,10 +97,13 @@ mod tests {
     fn positions_are_known_by_their_looks() {
         let mysql = format!("{A}:1-5:8");
         assert_eq!(Position::parse(&mysql), Some(Position::MySql(mysql.clone())));
-        assert_eq!(Position::parse("1-11-99,2-21-4"), Some(Position::MariaDb("1-11-99,2-21-4".into())));
+        assert_eq!(
+            Position::parse("1-11-99,2-21-4"),
+            Some(Position::MariaDb("1-11-99,2-21-4".into()))
+        );
         let place = LogPosition { file: "binlog.000012".into(), offset: 1234 };
         assert_eq!(Position::parse("binlog.000012:1234"), Some(Position::Log(place)));
-        for text in ["", "binlog.000012", "binlog.000012:x", "1-11", &format!("{A}:x")] {
+        for text in ["", "binlog.000012", "binlog.000012:x", "1-11", &format!("{A}:1-")] {
             assert_eq!(Position::parse(text), None, "{text}");
         }
     }
@@ -120,7 +123,8 @@ mod tests {
             },
             ..Channel::default()
         };
-        let reached = |file, offset| position.is_reached(&Facts::default(), Some(&channel(file, offset)));
+        let reached =
+            |file, offset| position.is_reached(&Facts::default(), Some(&channel(file, offset)));
         assert_eq!(reached("binlog.000012", 1233), Some(false));
         assert_eq!(reached("binlog.000012", 1234), Some(true));
         assert_eq!(reached("binlog.000013", 4), Some(true));

@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use pairflip_policy::{
-    Facts, FenceError, FenceFault, OpenTransaction, PrimaryFacts, StepFailure, Survey,
-};
+use pairflip_policy::{Facts, FenceError, OpenTransaction, PrimaryFacts, StepFailure, Survey};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -108,7 +106,8 @@ async fn ask_all(
         primary.xa_prepared = prepared(&session.rows(PREPARED).await?);
         locks(session, &mut primary).await?;
         if dialect == Dialect::MariaDb {
-            primary.privileged = session.rows(PRIVILEGED).await?.iter().map(|row| who(row)).collect();
+            primary.privileged =
+                session.rows(PRIVILEGED).await?.iter().map(|row| who(row)).collect();
         }
     }
     if let Some(reference) = reference {
@@ -118,7 +117,7 @@ async fn ask_all(
 }
 
 fn missing_grants(grants: &Grants, dialect: Dialect, version: &str) -> Vec<String> {
-    [Purpose::Check, Purpose::Fence, Purpose::Drain, Purpose::Recover]
+    [Purpose::Check, Purpose::Fence, Purpose::Recover]
         .into_iter()
         .filter_map(|purpose| grants.missing(dialect, version, purpose))
         .filter(|missing| missing.is_certain)
@@ -162,7 +161,9 @@ async fn locks(session: &mut Session, primary: &mut PrimaryFacts) -> Result<(), 
     let rows = session.rows(TABLE_LOCKS).await?;
     let lock = |row: &Vec<Cell>| match field(row, "kind").as_str() {
         "GLOBAL" => format!("{} holds FLUSH TABLES WITH READ LOCK", who(row)),
-        _ => format!("{} holds LOCK TABLES on {}.{}", who(row), field(row, "db"), field(row, "name")),
+        _ => {
+            format!("{} holds LOCK TABLES on {}.{}", who(row), field(row, "db"), field(row, "name"))
+        }
     };
     primary.table_locks = rows.iter().take(NAMED).map(lock).collect();
     Ok(())

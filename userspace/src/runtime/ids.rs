@@ -102,11 +102,7 @@ impl Ids {
             max_lag: cluster.check.max_lag,
             slow_start: cluster.slow_start,
             hold_off: cluster.hold_off,
-            drain: match cluster.drain.mode {
-                // `Config::warnings` says so.
-                DrainMode::Finish | DrainMode::Idle => Drain::Finish,
-                DrainMode::Cut => Drain::Cut,
-            },
+            drain: drain(cluster),
             failover: match cluster.failover {
                 config::Failover::Manual => Failover::Manual,
                 config::Failover::Auto => Failover::Auto { window: cluster.failover_window },
@@ -157,6 +153,15 @@ impl Ids {
                 })
                 .collect(),
         }
+    }
+}
+
+/// What happens to the old pair's flows when nobody says.
+pub(super) const fn drain(cluster: &config::Cluster) -> Drain {
+    match cluster.drain.mode {
+        // `Config::warnings` says so.
+        DrainMode::Finish | DrainMode::Idle => Drain::Finish,
+        DrainMode::Cut => Drain::Cut,
     }
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod end;
 mod events;
 mod failover;
+mod flips;
 mod flow_log;
 mod hooks;
 mod host;
@@ -39,10 +40,11 @@ use tokio::{
 pub use self::unload::unload_offline;
 use self::{
     end::{Device, Hop},
+    flips::PendingFlips,
     hooks::Hooks,
     ids::Ids,
-    requests::PendingFlips,
     start::Inbox,
+    switchover::Switchovers,
 };
 use crate::{
     check::{Probe, keys::Keys},
@@ -93,8 +95,9 @@ struct Runtime {
     last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
-    /// Where those who fence servers leave their answers.
-    fences: mpsc::Sender<Input>,
+    switchovers: Switchovers,
+    /// Where those leave their answers who tell servers what to do.
+    answers: mpsc::Sender<Input>,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -183,7 +186,7 @@ impl Runtime {
                         return Ok(ended);
                     }
                 }
-                Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some(answer) = inbox.answers.recv() => self.feed(answer),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);
                     if !conditions.is_empty() {

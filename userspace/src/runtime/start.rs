@@ -43,8 +43,8 @@ const QUEUE: usize = 256;
 pub(super) struct Inbox {
     pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
     pub(super) notices: mpsc::Receiver<Notice>,
-    /// Answers of servers that were fenced or unfenced.
-    pub(super) fenced: mpsc::Receiver<Input>,
+    /// Of those who told servers what to do.
+    pub(super) answers: mpsc::Receiver<Input>,
     pub(super) requests: mpsc::Receiver<control::Request>,
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
-    let (fences, fenced) = mpsc::channel(QUEUE);
+    let (answer_sender, answers) = mpsc::channel(QUEUE);
     let (notice_sender, notices) = mpsc::channel(QUEUE);
     let keys = all_keys(&config, &notice_sender);
     let pacers = start_checks(&config, &ids, &keys, &result_sender);
@@ -109,7 +109,8 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         last_ended: None,
         network,
         flips: super::PendingFlips::default(),
-        fences,
+        switchovers: super::Switchovers::default(),
+        answers: answer_sender,
         announced: false,
         config,
     };
@@ -122,7 +123,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    let inbox = Inbox { results, notices, fenced, requests };
+    let inbox = Inbox { results, notices, answers, requests };
     Ok(Parts { runtime, inbox, server })
 }
 

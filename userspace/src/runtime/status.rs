@@ -95,6 +95,7 @@ fn cluster(
             )),
         },
         failover: super::failover::status(runtime, view, configured),
+        flip: runtime.flip_status(view),
         pairs,
         routes,
     })

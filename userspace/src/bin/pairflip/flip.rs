@@ -30,9 +30,6 @@ use super::{
 const FLIP_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 /// Between two looks at a flip's progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// As the configuration takes them.
-const DEADLINES: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(3600);
 
 #[derive(Args, Debug)]
 pub(super) struct Flip {
@@ -66,7 +63,7 @@ pub(super) struct Flip {
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    config::duration_argument(text, DEADLINES)
+    config::duration_argument(text, config::FLIP_DEADLINE_RANGE)
 }
 
 impl Flip {
@@ -150,8 +147,7 @@ fn is_same(running: &FlipStatus, flip: &FlipRequest) -> bool {
 
 /// A daemon that went away in the middle goes on, or undoes it, when it is started again.
 fn after_silence(error: ClientError) -> Failure {
-    let is_silent =
-        matches!(error, ClientError::Broken { .. } | ClientError::TimedOut { .. });
+    let is_silent = matches!(error, ClientError::Broken { .. } | ClientError::TimedOut { .. });
     let mut failure = Failure::from(error);
     if is_silent {
         failure.code = EXIT_UNFINISHED;

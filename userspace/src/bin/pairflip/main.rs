@@ -34,8 +34,6 @@ use self::flip::Flip;
 
 /// The command failed or was refused.
 const EXIT_FAILED: u8 = 1;
-/// The command line asks for what there is not; clap's own code for bad arguments.
-const EXIT_USAGE: u8 = 2;
 /// No daemon to ask.
 const EXIT_NO_DAEMON: u8 = 3;
 /// A flip was begun and undone.
@@ -516,8 +514,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match error {
             ClientError::NotRunning { .. } | ClientError::Connect { .. } => EXIT_NO_DAEMON,
-            ClientError::TimedOut { .. }
-            | ClientError::Broken { .. } => EXIT_FAILED,
+            ClientError::TimedOut { .. } | ClientError::Broken { .. } => EXIT_FAILED,
             ClientError::Refused(ref error) => match error.code.as_str() {
                 "flip_undone" => EXIT_UNDONE,
                 "flip_timed_out" => EXIT_UNDONE_IN_TIME,
@@ -575,7 +572,10 @@ mod tests {
             let Command::Flip(flip) = parse(&line).unwrap().command else {
                 panic!("{line} is no flip");
             };
-            assert_eq!((flip.to.as_deref(), flip.cluster.as_deref()), (Some("pair2"), Some("main")));
+            assert_eq!(
+                (flip.to.as_deref(), flip.cluster.as_deref()),
+                (Some("pair2"), Some("main"))
+            );
             assert_eq!((flip.route_only, flip.drain), (true, Some(DrainMode::Cut)));
             assert_eq!(flip.force, ["a", "b"]);
         }

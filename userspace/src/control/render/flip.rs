@@ -85,6 +85,22 @@ pub fn progress(flip: &FlipStatus, style: Style) -> String {
 }
 
 impl Page {
+    /// In the status of a cluster: how far its flip is.
+    pub(super) fn flip_under_way(&mut self, flip: Option<&FlipStatus>) {
+        let Some(flip) = flip else { return };
+        let step = flip.steps.last();
+        let text = format!(
+            "  flip to {}: {} for {}",
+            flip.to,
+            step.map_or("", |step| step.text.as_str()),
+            seconds(step.map_or(flip.ms, |step| step.ms))
+        );
+        self.line(if flip.stuck { Tone::Bad } else { Tone::Odd }, &text);
+        if !flip.waiting_for.is_empty() {
+            self.line(Tone::Neutral, &format!("    {}", printable(&flip.waiting_for)));
+        }
+    }
+
     fn precondition(&mut self, precondition: &PreconditionStatus, width: usize) {
         let PreconditionStatus { name, rule, result, text, can_be_waived } = precondition;
         let tone = match result.as_str() {
@@ -186,12 +202,8 @@ nothing was changed
 
     #[test]
     fn progress_says_each_step_and_what_it_waits_for() {
-        let step = |text: &str, ms, done| StepStatus {
-            name: "step".into(),
-            text: text.into(),
-            ms,
-            done,
-        };
+        let step =
+            |text: &str, ms, done| StepStatus { name: "step".into(), text: text.into(), ms, done };
         let flip = FlipStatus {
             cluster: "main".into(),
             from: "pair1".into(),
@@ -210,5 +222,50 @@ cluster main: pair1 -> pair2  3.1s, 1.9s left; Ctrl-C undoes it
           1 flow in a transaction: 10.0.0.7:41822 for 3.1 s
 ";
         assert_eq!(progress(&flip, Style::Plain), expected);
+    }
+
+    #[test]
+    fn a_flip_says_what_became_of_old_and_new_connections() {
+        let mut done = FlipDone {
+            cluster: "main".into(),
+            from: "pair1".into(),
+            to: "pair2".into(),
+            generation: 8,
+            drain: Drain::Cut,
+            paused_ms: None,
+            took_ms: None,
+            warnings: vec![],
+        };
+        let expected = "cluster main: pair1 -> pair2 (generation 8); new connections go to pair2, \
+                        connections on pair1 were ended\n";
+        assert_eq!(flip(&done, Style::Plain), expected);
+
+        done.drain = Drain::Finish;
+        assert!(flip(&done, Style::Plain).ends_with("connections on pair1 live on\n"));
+
+        done.from = "pair2".into();
+        done.warnings = vec!["the pair is active already; nothing was changed".into()];
+        let expected = "\
+cluster main: pair2 is active (generation 8)
+warning: the pair is active already; nothing was changed
+";
+        assert_eq!(flip(&done, Style::Plain), expected);
+    }
+
+    #[test]
+    fn a_safe_flip_says_how_long_writes_waited() {
+        let done = FlipDone {
+            cluster: "main".into(),
+            from: "pair1".into(),
+            to: "pair2".into(),
+            generation: 8,
+            drain: Drain::Finish,
+            paused_ms: Some(84),
+            took_ms: Some(1_234),
+            warnings: vec![],
+        };
+        let expected =
+            "cluster main: pair1 -> pair2 (generation 8) in 1.2s; writes waited for 0.084s\n";
+        assert_eq!(flip(&done, Style::Plain), expected);
     }
 }

@@ -10,8 +10,8 @@ use pairflip_common::counter::Counter;
 
 pub use self::flip::{flip, plan, progress};
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FailoverStatus,
-    Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Event, FailoverStatus, Flows,
+    HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Whether the text goes to a terminal that shows colours.
@@ -143,6 +143,7 @@ impl Page {
         if let Some(checks) = &cluster.checks {
             self.line(Tone::Bad, &format!("  ! {checks}"));
         }
+        self.flip_under_way(cluster.flip.as_ref());
         self.failover(&cluster.failover);
         let routes: Vec<[Cell; 7]> = cluster.routes.iter().map(route_row).collect();
         self.table(
@@ -607,32 +608,6 @@ cluster main: pair1 is active (generation 7)
         assert_eq!(text(1, 1), "1 flow");
         assert_eq!(text(2, 2), "2 flows");
         assert_eq!(text(0, 2), "0 of 2 flows; more with --limit");
-    }
-
-    #[test]
-    fn a_flip_says_what_became_of_old_and_new_connections() {
-        let mut done = FlipDone {
-            cluster: "main".into(),
-            from: "pair1".into(),
-            to: "pair2".into(),
-            generation: 8,
-            drain: Drain::Cut,
-            warnings: vec![],
-        };
-        let expected = "cluster main: pair1 -> pair2 (generation 8); new connections go to pair2, \
-                        connections on pair1 were ended\n";
-        assert_eq!(flip(&done, Style::Plain), expected);
-
-        done.drain = Drain::Finish;
-        assert!(flip(&done, Style::Plain).ends_with("connections on pair1 live on\n"));
-
-        done.from = "pair2".into();
-        done.warnings = vec!["the pair is active already; nothing was changed".into()];
-        let expected = "\
-cluster main: pair2 is active (generation 8)
-warning: the pair is active already; nothing was changed
-";
-        assert_eq!(flip(&done, Style::Plain), expected);
     }
 
     #[test]
