@@ -345,7 +345,7 @@ fn what_is_not_http_is_refused_and_the_server_lives_on() {
 #[test]
 fn a_wrong_method_is_told_the_right_one() {
     let daemon = Daemon::start();
-    let answer = over_unix(&daemon.socket, &request("GET", "/v1/flip", ""));
+    let answer = over_unix(&daemon.socket, &request("GET", "/v1/flip/plan", ""));
     assert!(answer.head.contains("allow: post"), "{}", answer.head);
 }
 
