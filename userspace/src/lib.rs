@@ -11,4 +11,5 @@ pub mod inspect;
 pub mod journal;
 pub mod net;
 pub mod runtime;
+pub mod sessions;
 pub mod state;

@@ -69,7 +69,7 @@ impl Dialect {
 }
 
 /// Returns what makes the server itself end a query of ours that takes longer than this, so that nothing piles up there.
-pub(super) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
+pub(crate) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
     match dialect {
         Dialect::MariaDb => format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
         Dialect::MySql | Dialect::MySql80 | Dialect::MySqlOld => {
@@ -238,7 +238,7 @@ fn is_yes(value: Option<String>) -> bool {
 /// A column's name and its value as text; `None` is NULL.
 pub(crate) type Cell = (String, Option<String>);
 
-pub(super) fn cells(row: &Row) -> Vec<Cell> {
+pub(crate) fn cells(row: &Row) -> Vec<Cell> {
     let names = row.columns_ref().iter().map(|column| column.name_str().into_owned());
     let values = (0..row.len()).map(|index| match row.as_ref(index)? {
         Value::NULL => None,
