@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod drain;
 mod exec;
 pub mod fence;
 pub mod http;

@@ -63,7 +63,7 @@ impl Runtime {
         });
     }
 
-    fn account(&self, cluster: ClusterId) -> Option<Arc<Login>> {
+    pub(super) fn account(&self, cluster: ClusterId) -> Option<Arc<Login>> {
         Some(self.keys.get(&usize::from(cluster.0))?.held())
     }
 

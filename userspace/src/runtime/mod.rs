@@ -4,6 +4,7 @@
 //! answers the control socket, `status` describes it all.
 
 mod admin;
+mod drain;
 mod end;
 mod events;
 mod failover;
@@ -47,6 +48,7 @@ use crate::{
     check::{Probe, keys::Keys},
     config::{Config, Timeouts},
     dataplane::{DataPlane, SweepLimits},
+    drain::Flows,
     journal::Journal,
     net::{frames::FrameSender, links::Network},
     state::{self, State, StateDir},
@@ -94,6 +96,8 @@ struct Runtime {
     flips: PendingFlips,
     /// Where those who fence servers leave their answers.
     fences: mpsc::Sender<Input>,
+    /// What draining tasks ask the loop through.
+    flows: Flows,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -183,6 +187,7 @@ impl Runtime {
                     }
                 }
                 Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);
                     if !conditions.is_empty() {

@@ -30,6 +30,7 @@ use crate::{
     config::{Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
+    drain::{Ask, Flows},
     http,
     journal::Journal,
     net::{frames::FrameSender, links, ports},
@@ -45,6 +46,8 @@ pub(super) struct Inbox {
     pub(super) notices: mpsc::Receiver<Notice>,
     /// Answers of servers that were fenced or unfenced.
     pub(super) fenced: mpsc::Receiver<Input>,
+    /// What draining tasks ask of the data plane.
+    pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) requests: mpsc::Receiver<control::Request>,
 }
 
@@ -89,6 +92,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
     let (fences, fenced) = mpsc::channel(QUEUE);
+    let (flows, asks) = Flows::channel();
     let (notice_sender, notices) = mpsc::channel(QUEUE);
     let keys = all_keys(&config, &notice_sender);
     let pacers = start_checks(&config, &ids, &keys, &result_sender);
@@ -110,6 +114,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         network,
         flips: super::PendingFlips::default(),
         fences,
+        flows,
         announced: false,
         config,
     };
@@ -122,7 +127,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    let inbox = Inbox { results, notices, fenced, requests };
+    let inbox = Inbox { results, notices, fenced, asks, requests };
     Ok(Parts { runtime, inbox, server })
 }
 

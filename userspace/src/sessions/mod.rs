@@ -96,6 +96,13 @@ impl Sessions {
         Ok(sessions)
     }
 
+    /// Gives later calls another time; a login that they need has the same.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// Returns what the server shows; `None` after its connection was lost.
     #[must_use]
     pub fn sight(&self) -> Option<Sight> {

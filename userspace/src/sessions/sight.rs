@@ -68,6 +68,15 @@ impl Sight {
         }
     }
 
+    /// Returns the silence without which no session of this server counts as idle.
+    #[must_use]
+    pub const fn silence(self) -> Duration {
+        match self {
+            Self::Full(_) => Duration::ZERO,
+            Self::Partial { .. } => Self::PARTIAL_SILENCE,
+        }
+    }
+
     pub(super) const fn list_query(self) -> &'static str {
         match self {
             Self::Full(Schema::Performance) => {
