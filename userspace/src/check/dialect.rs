@@ -69,7 +69,7 @@ impl Dialect {
 }
 
 /// Returns what makes the server itself end a query of ours that takes longer than this, so that nothing piles up there.
-pub(super) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
+pub(crate) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
     match dialect {
         Dialect::MariaDb => format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
         Dialect::MySql | Dialect::MySql80 | Dialect::MySqlOld => {

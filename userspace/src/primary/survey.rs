@@ -3,19 +3,22 @@
 //! Asks and changes nothing. What a server cannot tell, or may not tell us, is said in [`PrimaryFacts::blind`] or as a missing grant,
 //! never taken for a good sign.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use pairflip_policy::{Facts, FenceError, OpenTransaction, PrimaryFacts, StepFailure, Survey};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Server, Session,
+    Server, Session, lost,
     position::{Position, channel_from},
     unseen,
 };
-use crate::check::{
-    dialect::{Cell, Dialect, text},
-    grants::{GRANTS_QUERY, Grants, Purpose},
+use crate::{
+    check::{
+        dialect::{Cell, Dialect, text},
+        grants::{GRANTS_QUERY, Grants, Purpose},
+    },
+    sessions::{Error, Sessions, Sight},
 };
 
 /// How long the old primary may take to have what the other one has: writes made there a moment ago are on their way.
@@ -32,11 +35,16 @@ const TRANSACTIONS: &str = "SELECT p.ID AS id, p.USER AS user, p.HOST AS host, p
 
 /// LOCK TABLES ... WRITE, and FLUSH TABLES WITH READ LOCK.
 const TABLE_LOCKS: &str = "SELECT t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS user, t.PROCESSLIST_HOST AS host, \
-     m.OBJECT_TYPE AS kind, m.OBJECT_SCHEMA AS db, m.OBJECT_NAME AS name \
+     m.OBJECT_SCHEMA AS db, m.OBJECT_NAME AS name \
      FROM performance_schema.metadata_locks m JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID \
      WHERE m.LOCK_STATUS = 'GRANTED' AND t.PROCESSLIST_ID <> CONNECTION_ID() \
      AND (m.OBJECT_TYPE = 'TABLE' AND m.LOCK_TYPE = 'SHARED_NO_READ_WRITE' \
           OR m.OBJECT_TYPE = 'GLOBAL' AND m.LOCK_TYPE = 'SHARED')";
+/// The same from MariaDB's plugin `metadata_lock_info`.
+const PLUGIN_TABLE_LOCKS: &str = "SELECT p.ID AS id, p.USER AS user, p.HOST AS host, m.TABLE_SCHEMA AS db, m.TABLE_NAME AS name \
+     FROM information_schema.METADATA_LOCK_INFO m JOIN information_schema.PROCESSLIST p ON p.ID = m.THREAD_ID \
+     WHERE p.ID <> CONNECTION_ID() AND (m.LOCK_MODE = 'MDL_SHARED_NO_READ_WRITE' \
+          OR m.LOCK_TYPE LIKE 'Global read lock' AND m.LOCK_MODE = 'MDL_SHARED')";
 
 /// Prepared transactions outlive their session, and on MySQL 9.7 `XA COMMIT` of one succeeds on a fenced server.
 const PREPARED: &str = "XA RECOVER";
@@ -79,16 +87,35 @@ async fn ask(
 ) -> Result<(PrimaryFacts, Facts), StepFailure> {
     let timeout = deadline.saturating_duration_since(Instant::now());
     let session = Session::open(server, timeout).await.map_err(|error| unseen(server, error))?;
+    let sight = sight(server, timeout).await?;
     session
         .look(async |session| {
-            let asked = ask_all(session, other, reference).await;
+            let asked = ask_all(session, sight, other, reference).await;
             asked.map_err(|error| unseen(server, error))
         })
         .await
 }
 
+/// Returns what the server shows of its sessions, or the statements that would make it.
+async fn sight(
+    server: &Server,
+    timeout: Duration,
+) -> Result<Result<Sight, Vec<String>>, StepFailure> {
+    match Sessions::open(server.address, Arc::clone(&server.account), timeout).await {
+        Ok(sessions) => {
+            let sight = sessions.sight();
+            sessions.close().await;
+            Ok(sight.ok_or_else(Vec::new))
+        }
+        Err(Error::NotAllowed(statements)) => Ok(Err(statements)),
+        Err(Error::NotRecorded(text)) => Ok(Err(vec![text])),
+        Err(Error::Failed(failure)) => Err(unseen(server, lost(&failure))),
+    }
+}
+
 async fn ask_all(
     session: &mut Session,
+    sight: Result<Sight, Vec<String>>,
     other: &Server,
     reference: Option<&str>,
 ) -> Result<(PrimaryFacts, Facts), FenceError> {
@@ -104,7 +131,13 @@ async fn ask_all(
     if primary.missing_grants.is_empty() {
         primary.transactions = transactions(&session.rows(TRANSACTIONS).await?);
         primary.xa_prepared = prepared(&session.rows(PREPARED).await?);
-        locks(session, &mut primary).await?;
+        match sight {
+            Ok(sight) => {
+                primary.table_locks = table_locks(session, sight).await?;
+                primary.blind = sight.caveat().map(str::to_owned);
+            }
+            Err(missing) => primary.missing_grants.extend(missing),
+        }
         if dialect == Dialect::MariaDb {
             primary.privileged =
                 session.rows(PRIVILEGED).await?.iter().map(|row| who(row)).collect();
@@ -119,7 +152,7 @@ async fn ask_all(
 fn missing_grants(grants: &Grants, dialect: Dialect, version: &str) -> Vec<String> {
     [Purpose::Check, Purpose::Fence, Purpose::Recover]
         .into_iter()
-        .filter_map(|purpose| grants.missing(dialect, version, purpose))
+        .flat_map(|purpose| grants.missing(dialect, version, purpose))
         .filter(|missing| missing.is_certain)
         .map(|missing| missing.statement)
         .collect()
@@ -145,28 +178,17 @@ fn prepared(rows: &[Vec<Cell>]) -> Vec<String> {
 }
 
 /// Looks for locked tables where the server can tell who locked them.
-async fn locks(session: &mut Session, primary: &mut PrimaryFacts) -> Result<(), FenceError> {
-    let is_on = session.rows("SELECT @@performance_schema AS ps").await?;
-    let is_on = is_on.first().is_some_and(|row| field(row, "ps") == "1");
-    let instrument = "SELECT ENABLED AS ps FROM performance_schema.setup_instruments WHERE NAME = 'wait/lock/metadata/sql/mdl'";
-    let is_seen = is_on
-        && session.rows(instrument).await?.first().is_some_and(|row| field(row, "ps") == "YES");
-    if !is_seen {
-        primary.blind = Some(
-            "it does not tell who holds LOCK TABLES (performance_schema or its instrument wait/lock/metadata/sql/mdl is off): the fence would wait for such a lock, give up and be undone"
-                .to_owned(),
-        );
-        return Ok(());
-    }
-    let rows = session.rows(TABLE_LOCKS).await?;
-    let lock = |row: &Vec<Cell>| match field(row, "kind").as_str() {
-        "GLOBAL" => format!("{} holds FLUSH TABLES WITH READ LOCK", who(row)),
-        _ => {
-            format!("{} holds LOCK TABLES on {}.{}", who(row), field(row, "db"), field(row, "name"))
-        }
+async fn table_locks(session: &mut Session, sight: Sight) -> Result<Vec<String>, FenceError> {
+    let query = match sight {
+        Sight::Full(_) => TABLE_LOCKS,
+        Sight::Partial { locks: true } => PLUGIN_TABLE_LOCKS,
+        Sight::Partial { locks: false } => return Ok(Vec::new()),
     };
-    primary.table_locks = rows.iter().take(NAMED).map(lock).collect();
-    Ok(())
+    let lock = |row: &Vec<Cell>| match field(row, "name").as_str() {
+        "" => format!("{} holds FLUSH TABLES WITH READ LOCK", who(row)),
+        name => format!("{} holds LOCK TABLES on {}.{name}", who(row), field(row, "db")),
+    };
+    Ok(session.rows(query).await?.iter().take(NAMED).map(lock).collect())
 }
 
 /// Returns what the other server has and this one does not get within a moment.

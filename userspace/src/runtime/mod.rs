@@ -4,6 +4,7 @@
 //! answers the control socket, `status` describes it all.
 
 mod admin;
+mod drain;
 mod end;
 mod events;
 mod failover;
@@ -50,6 +51,7 @@ use crate::{
     check::{Probe, keys::Keys},
     config::{Config, Timeouts},
     dataplane::{DataPlane, SweepLimits},
+    drain::Flows,
     journal::Journal,
     net::{frames::FrameSender, links::Network},
     state::{self, State, StateDir},
@@ -98,6 +100,8 @@ struct Runtime {
     switchovers: Switchovers,
     /// Where those leave their answers who tell servers what to do.
     answers: mpsc::Sender<Input>,
+    /// What draining tasks ask the loop through.
+    flows: Flows,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -187,6 +191,7 @@ impl Runtime {
                     }
                 }
                 Some(answer) = inbox.answers.recv() => self.feed(answer),
+                Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);
                     if !conditions.is_empty() {

@@ -30,6 +30,7 @@ use crate::{
     config::{Attach, Cluster, Config, Forwarding},
     control,
     dataplane::{DataPlane, Families, LoadOptions, Mode},
+    drain::{Ask, Flows},
     http,
     journal::Journal,
     net::{frames::FrameSender, links, ports},
@@ -45,6 +46,8 @@ pub(super) struct Inbox {
     pub(super) notices: mpsc::Receiver<Notice>,
     /// Of those who told servers what to do.
     pub(super) answers: mpsc::Receiver<Input>,
+    /// What draining tasks ask of the data plane.
+    pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) requests: mpsc::Receiver<control::Request>,
 }
 
@@ -89,6 +92,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
     let (answer_sender, answers) = mpsc::channel(QUEUE);
+    let (flows, asks) = Flows::channel();
     let (notice_sender, notices) = mpsc::channel(QUEUE);
     let keys = all_keys(&config, &notice_sender);
     let pacers = start_checks(&config, &ids, &keys, &result_sender);
@@ -111,6 +115,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         flips: super::PendingFlips::default(),
         switchovers: super::Switchovers::default(),
         answers: answer_sender,
+        flows,
         announced: false,
         config,
     };
@@ -123,7 +128,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    let inbox = Inbox { results, notices, answers, requests };
+    let inbox = Inbox { results, notices, answers, asks, requests };
     Ok(Parts { runtime, inbox, server })
 }
 

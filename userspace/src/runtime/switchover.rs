@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,15 +11,24 @@ use pairflip_policy::{
     BackendId, ClusterId, ClusterView, EventKind, Input, Intent, IntentStage, PairId, Step,
     StepAnswer, StepFailure, StepFault, StepId, SwitchoverStep,
 };
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{Mutex, watch},
+    task::AbortHandle,
+};
 
 use super::{Runtime, failover::pair_name, status};
 use crate::{
     config,
     control::protocol::{FlipStatus, StepStatus},
+    drain::{self, Flows, Progress, Settling, Target},
     primary::{self, Applied, Server},
     state::SwitchoverRecord,
 };
+
+/// Flows that are named when they are waited for; more are counted.
+const NAMED: usize = 5;
+/// Before the time is up by which flows must be held, at most.
+const TELLING: Duration = Duration::from_millis(200);
 
 /// What is known of a cluster's switchover besides what the policy knows.
 struct Running {
@@ -26,6 +36,7 @@ struct Running {
     /// Those that are done.
     steps: Vec<StepStatus>,
     task: Option<(StepId, AbortHandle)>,
+    held: Held,
     /// What the step under way waits for.
     waiting_for: watch::Receiver<String>,
 }
@@ -36,10 +47,14 @@ impl Running {
             started: Instant::now(),
             steps: Vec::new(),
             task: None,
+            held: Held::default(),
             waiting_for: watch::channel(String::new()).1,
         }
     }
 }
+
+/// Flows that are held until it is known what becomes of them; dropped, they go on.
+type Held = Arc<Mutex<Option<Settling>>>;
 
 /// The switchovers that are under way.
 #[derive(Default)]
@@ -74,7 +89,7 @@ impl Runtime {
         tracing::debug!(%cluster, %id, ?step, ?timeout, "a step of a switchover");
         let at_once = match &step {
             Step::Pause { time } => Some(self.pause_writes(cluster, *time)),
-            Step::Release => Some(self.release(cluster)),
+            Step::Release => Some(self.release_writes(cluster)),
             Step::Survey { .. }
             | Step::CatchUp { .. }
             | Step::Settle { .. }
@@ -112,7 +127,15 @@ impl Runtime {
         }
     }
 
-    fn work(&self, cluster: ClusterId, step: Step) -> Result<Work, StepFailure> {
+    fn running(&mut self, cluster: ClusterId) -> &mut Running {
+        self.switchovers.0.entry(cluster).or_insert_with(Running::new)
+    }
+
+    fn drained(&self, cluster: ClusterId, backend: BackendId) -> Result<Target, StepFailure> {
+        self.drain_target(cluster, backend, None).ok_or_else(no_login)
+    }
+
+    fn work(&mut self, cluster: ClusterId, step: Step) -> Result<Work, StepFailure> {
         let server = |backend| self.server(cluster, backend);
         Ok(match step {
             Step::Survey { from, to } => Work::Survey { from: server(from)?, to: server(to)? },
@@ -120,15 +143,22 @@ impl Runtime {
             Step::FinalCatchUp { from, to } => {
                 Work::FinalCatchUp { from: server(from)?, to: server(to)? }
             }
+            Step::Settle { backend } => {
+                let target = self.drained(cluster, backend)?;
+                let held = Arc::clone(&self.running(cluster).held);
+                Work::Settle { flows: self.flows.clone(), target, held }
+            }
+            Step::EndSessions { backend } => {
+                let target = self.drained(cluster, backend)?;
+                let held = Arc::clone(&self.running(cluster).held);
+                Work::EndSessions { flows: self.flows.clone(), target, held }
+            }
             Step::Reach { to, position } => {
                 let from = self.old_primary(cluster).unwrap_or(to);
                 Work::Reach { from: server(from)?, to: server(to)?, position }
             }
             Step::Fence { backend } => Work::Fence { server: server(backend)? },
             Step::Unfence { backend } => Work::Unfence { server: server(backend)? },
-            Step::Settle { backend } | Step::EndSessions { backend } => {
-                Work::Nothing { server: server(backend)? }
-            }
             Step::Pause { .. } | Step::Release => return Err(failed("this is done at once")),
         })
     }
@@ -138,9 +168,7 @@ impl Runtime {
             .ids
             .address(backend)
             .ok_or_else(|| failed("the server is not in the configuration"))?;
-        let account = self.account(cluster).ok_or_else(|| {
-            failed("nobody logs in to this cluster's servers (mysql = false in [cluster.check])")
-        })?;
+        let account = self.account(cluster).ok_or_else(no_login)?;
         Ok(Server { address, account })
     }
 
@@ -163,8 +191,18 @@ impl Runtime {
         Ok(StepAnswer::Done)
     }
 
-    fn release(&mut self, cluster: ClusterId) -> Result<StepAnswer, StepFailure> {
-        self.pause_writes(cluster, Duration::ZERO)
+    /// Ends the pause, and lets go who is held; but those whose sessions are about to be ended stay held until then, so that they see a
+    /// plain close.
+    fn release_writes(&mut self, cluster: ClusterId) -> Result<StepAnswer, StepFailure> {
+        let unpaused = self.pause_writes(cluster, Duration::ZERO);
+        let view = self.policy.view();
+        let view = view.clusters.iter().find(|it| it.id == cluster);
+        let step = view.and_then(|it| Some(it.flip.as_ref()?.switchover.as_ref()?.step));
+        if step != Some(SwitchoverStep::Release) {
+            // What a task that was cancelled has in its hands is let go with it.
+            self.running(cluster).held = Held::default();
+        }
+        unpaused
     }
 
     fn write_routes(&self, cluster: ClusterId) -> Vec<VipRoute> {
@@ -211,7 +249,8 @@ enum Work {
     Reach { from: Server, to: Server, position: String },
     Fence { server: Server },
     Unfence { server: Server },
-    Nothing { server: Server },
+    Settle { flows: Flows, target: Target, held: Held },
+    EndSessions { flows: Flows, target: Target, held: Held },
 }
 
 impl Work {
@@ -237,12 +276,23 @@ impl Work {
                 primary::reach(&from, &to, &position, timeout, progress).await?;
                 Ok(StepAnswer::Done)
             }
+            Self::Settle { flows, target, held } => {
+                settle(flows, target, &held, timeout, progress).await
+            }
+            Self::EndSessions { flows, target, held } => {
+                let settling = held.lock().await.take();
+                let killed = match settling {
+                    Some(settling) => settling.end().await,
+                    None => 0,
+                };
+                let reset = drain::cut(&flows, target.scope, "the switchover").await;
+                Ok(StepAnswer::Ended { killed: killed as u64, reset: reset as u64 })
+            }
             Self::Fence { server } => {
                 let fenced = primary::fence(&server, timeout).await;
                 let fenced = fenced.map_err(|error| primary::unchanged(server.address, error))?;
                 Ok(StepAnswer::Fenced { was_read_only: fenced.was_read_only })
             }
-            Self::Nothing { .. } => Ok(StepAnswer::Done),
             Self::Unfence { server } => {
                 let unfenced = primary::unfence(&server, timeout, Applied::NotRequired).await;
                 unfenced.map_err(|error| primary::unchanged(server.address, error))?;
@@ -252,9 +302,62 @@ impl Work {
     }
 }
 
+/// Holds every flow of a server as it becomes idle.
+async fn settle(
+    flows: Flows,
+    target: Target,
+    held: &Held,
+    timeout: Duration,
+    progress: &watch::Sender<String>,
+) -> Result<StepAnswer, StepFailure> {
+    let server = target.server;
+    let mut held = held.lock().await;
+    // Who is left must be told before the time is up.
+    let deadline = timeout - (timeout / 10).min(TELLING);
+    let settling = held.insert(drain::settle(flows, target, deadline));
+    let mut watched = settling.progress();
+    let settled = {
+        let mut settled = std::pin::pin!(settling.settled());
+        loop {
+            tokio::select! {
+                settled = &mut settled => break settled,
+                Ok(()) = watched.changed() => {
+                    progress.send_replace(left(&watched.borrow_and_update()));
+                }
+            }
+        }
+    };
+    match settled {
+        Ok(settled) if settled.is_complete() => Ok(StepAnswer::Done),
+        Ok(settled) => {
+            let text = format!("{server}: {}", left(&settled.left));
+            Err(StepFailure { fault: StepFault::TimedOut, text })
+        }
+        Err(error) => {
+            Err(StepFailure { fault: StepFault::Refused, text: format!("{server}: {error}") })
+        }
+    }
+}
+
+/// Who is waited for, as in "2 flows are not idle: 10.0.0.7:41822 in a transaction for 3.1 s, ...".
+fn left(progress: &Progress) -> String {
+    let count = match progress.left {
+        0 => return String::new(),
+        1 => "1 flow is not idle".to_owned(),
+        left => format!("{left} flows are not idle"),
+    };
+    let named: Vec<String> = progress.waiting.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if progress.left > named.len() { ", ..." } else { "" };
+    format!("{count}: {}{more}", named.join(", "))
+}
+
 /// Where a step could not even begin.
 fn failed(text: &str) -> StepFailure {
     StepFailure { fault: StepFault::Refused, text: text.to_owned() }
+}
+
+fn no_login() -> StepFailure {
+    failed("nobody logs in to this cluster's servers (mysql = false in [cluster.check])")
 }
 
 fn step_status(step: SwitchoverStep, ms: u64, done: bool) -> StepStatus {
