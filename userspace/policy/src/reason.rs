@@ -33,6 +33,8 @@ pub enum RouteReason {
     PrimaryUnfit,
     /// Write: refused, because a check says that the primary is in maintenance.
     PrimaryMaintenance,
+    /// Write: stays at the old primary, which a switchover has made read-only, while new connections are paused.
+    SwitchingOver,
     /// Read: forwarded to all replicas.
     ReplicasFit,
     /// Read: forwarded to the replicas that are fit; others are not.
@@ -68,6 +70,7 @@ impl RouteReason {
             Self::PrimaryUp => "primary_up",
             Self::PrimaryUnfit => "primary_unfit",
             Self::PrimaryMaintenance => "primary_maintenance",
+            Self::SwitchingOver => "switching_over",
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
             Self::TooFewReplicas => "too_few_replicas",
@@ -94,6 +97,7 @@ impl fmt::Display for RouteReason {
             Self::PrimaryUp => "primary is up",
             Self::PrimaryUnfit => "a condition of the primary failed",
             Self::PrimaryMaintenance => "a check says that the primary is in maintenance",
+            Self::SwitchingOver => "paused while a flip is under way",
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
             Self::TooFewReplicas => "too few replicas are fit; the primary serves as well",

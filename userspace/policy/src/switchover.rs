@@ -13,13 +13,16 @@ mod survey;
 
 use std::time::Duration;
 
-pub(crate) use self::preflight::{Question, judge};
 pub use self::{
     outcome::{SwitchoverOutcome, UndoCause, Undone},
     preflight::{Judged, Judgement, Precondition, preconditions_table},
     progress::{SwitchoverStep, SwitchoverView, steps_table},
     step::{Step, StepAnswer, StepFailure, StepFault, StepId},
     survey::{OpenTransaction, PrimaryFacts, Survey},
+};
+pub(crate) use self::{
+    preflight::{Question, judge},
+    progress::{FENCE_TIMEOUT, LOCAL_TIMEOUT, SESSIONS_TIMEOUT, SURVEY_TIMEOUT, VERIFY_TIMEOUT},
 };
 use crate::ids::PairId;
 

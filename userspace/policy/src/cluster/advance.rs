@@ -13,7 +13,7 @@ use crate::{
     input::{Access, Admin, Failback, PairSpec, RouteSpec},
     moment::Moment,
     output::{EndWhich, Output, Pace, RouteTable},
-    reason::{ChangeReason, EndReason, PersistReason},
+    reason::{ChangeReason, EndReason, PersistReason, RouteReason},
     routing::{self, Answer},
     view::FlipStage,
 };
@@ -39,12 +39,20 @@ impl Cluster {
             });
         }
         // Last, because it must find the routes closed and the flows ended; its steps may call for others.
+        self.advance_intentions(now, outputs);
+        self.set_paces(outputs);
+    }
+
+    /// Takes the steps of a switchover or a failover, and what follows from them.
+    fn advance_intentions(&mut self, now: Moment, outputs: &mut Outputs) {
         let before = (self.state_goal(), self.flip.is_some());
+        self.advance_switchover(now, outputs);
         self.advance_failover(now, outputs);
         if before != (self.state_goal(), self.flip.is_some()) {
             self.advance_state_file(now, outputs);
+            self.advance_swap(ChangeReason::CaughtUp, now, outputs);
         }
-        self.set_paces(outputs);
+        self.switchover_wake = self.next_switchover_wake(now);
     }
 
     /// Takes down every backend whose failures are enough, and believable.
@@ -141,6 +149,13 @@ impl Cluster {
             Some(FlipCause::Failover) => PersistReason::Failover,
             Some(FlipCause::Switchover { .. }) => PersistReason::Switchover,
             None if file.retry_at.is_some_and(|at| at > now) => return,
+            None if file
+                .holds
+                .as_ref()
+                .is_some_and(|holds| holds.pair == goal.pair && holds.intent != goal.intent) =>
+            {
+                PersistReason::Intent
+            }
             None if file.holds.as_ref().is_some_and(|holds| holds.pair == goal.pair) => {
                 PersistReason::FailoverMemory
             }
@@ -157,7 +172,7 @@ impl Cluster {
         Written {
             pair: self.flip.as_ref().map_or(self.active, |flip| flip.to),
             failover: self.failover.memory.clone(),
-            intent: None,
+            intent: self.intent(),
         }
     }
 
@@ -226,11 +241,23 @@ impl Cluster {
             .map(|(index, route)| {
                 let (pair, pairs) = (self.pair(pair), &self.spec.pairs);
                 let answer = routing::answer(route, pair, pairs, &self.backends, presumed(index));
-                self.kept_answer(route, pair)
+                self.paused_answer(route, pair, &answer)
+                    .or_else(|| self.kept_answer(route, pair))
                     .filter(|kept| kept.replaces(&answer))
                     .unwrap_or(answer)
             })
             .collect()
+    }
+
+    /// Returns the answer that keeps writes where they are while a switchover has their primary read-only.
+    fn paused_answer(&self, route: &RouteSpec, pair: &PairSpec, answer: &Answer) -> Option<Answer> {
+        let in_force = self.table.as_ref().filter(|table| table.active == pair.id)?;
+        let target = &in_force.routes[usize::from(route.id.0)];
+        let is_kept = route.access == Access::Write
+            && answer.reason == RouteReason::PrimaryReadOnly
+            && self.keeps_writes(pair.id)
+            && target.backends().eq([pair.primary]);
+        is_kept.then(|| Answer::paused(pair.primary))
     }
 
     /// Returns the answer that keeps reads on the primary, if they are there and may not go back by themselves.
