@@ -61,6 +61,8 @@ pub struct Options {
     pub servers: Flavour,
     /// How many of the servers 1 to 4 are started. The configuration names all of them.
     pub servers_count: usize,
+    /// The check account may read the state of replication, and nothing else: no flip, no draining.
+    pub may_only_check: bool,
 }
 
 impl Options {
@@ -71,6 +73,7 @@ impl Options {
             both_writable: false,
             servers: Flavour::default(),
             servers_count: 4,
+            may_only_check: false,
         }
     }
 }
@@ -115,6 +118,9 @@ impl Lab {
             |host| namespace(&options.name, host),
             &dir,
         )?;
+        if !options.may_only_check {
+            lab.servers.grant_flips()?;
+        }
         progress("replication: primary to replica in each pair, primary to primary");
         lab.servers.replicate(options.both_writable)?;
         Ok(lab)
