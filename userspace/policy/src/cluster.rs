@@ -458,7 +458,8 @@ impl Cluster {
                     self.event(what, now, outputs);
                     self.state_file.failure_reported = true;
                 }
-                let is_flips = |flip: &mut Flip| flip.to == pair;
+                let is_flips =
+                    |flip: &mut Flip| flip.to == pair && flip.stage == FlipStage::Persisting;
                 match self.flip.take_if(is_flips) {
                     Some(flip) => {
                         let refused = FlipRefused::NotPersisted { to: pair, reason };

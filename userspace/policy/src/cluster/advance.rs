@@ -45,10 +45,13 @@ impl Cluster {
 
     /// Takes the steps of a switchover or a failover, and what follows from them.
     fn advance_intentions(&mut self, now: Moment, outputs: &mut Outputs) {
-        let before = (self.state_goal(), self.flip.is_some());
+        let goals = |cluster: &Self| {
+            (cluster.state_goal(), cluster.flip.is_some(), cluster.keeps_writes(cluster.active))
+        };
+        let before = goals(self);
         self.advance_switchover(now, outputs);
         self.advance_failover(now, outputs);
-        if before != (self.state_goal(), self.flip.is_some()) {
+        if before != goals(self) {
             self.advance_state_file(now, outputs);
             self.advance_swap(ChangeReason::CaughtUp, now, outputs);
         }

@@ -38,6 +38,8 @@ use crate::{
 
 /// A driver that has not answered so long after its time is taken for one that never will.
 const GRACE: Duration = Duration::from_secs(2);
+/// A step whose time ran out so shortly before a deadline of the switchover did so because of it.
+const NEARLY: Duration = Duration::from_millis(500);
 /// Between tries of what must not be given up.
 const RETRY: Duration = Duration::from_secs(1);
 /// An undo that takes longer is told as one that is under way.
@@ -104,8 +106,6 @@ struct Pending {
     step: Step,
     /// Nobody waits for longer.
     until: Moment,
-    /// Its time ends with a deadline of the switchover.
-    is_last: bool,
 }
 
 impl Switchover {

@@ -14,6 +14,7 @@ mod action;
 mod common;
 mod judge;
 mod server;
+mod switchover;
 mod world;
 
 use std::{

@@ -21,13 +21,13 @@ impl Cluster {
     ) {
         let answered = self.switchover.as_mut().and_then(|running| {
             let pending = running.pending.take_if(|pending| pending.id == id)?;
-            Some((pending.step, pending.is_last))
+            Some(pending.step)
         });
-        let Some((step, is_last)) = answered else {
+        let Some(step) = answered else {
             let reason = IgnoredReason::UnexpectedStep { id };
             return self.event(EventKind::Ignored { reason }, now, outputs);
         };
-        self.take_answer(&step, is_last, result, now, outputs);
+        self.take_answer(&step, result, now, outputs);
         self.advance(ChangeReason::Fence, now, outputs);
     }
 
@@ -35,7 +35,6 @@ impl Cluster {
     fn take_answer(
         &mut self,
         step: &Step,
-        is_last: bool,
         result: Result<StepAnswer, StepFailure>,
         now: Moment,
         outputs: &mut Outputs,
@@ -47,7 +46,7 @@ impl Cluster {
         } else if running.step == SwitchoverStep::Resume {
             self.resume_answered(step, result, now, outputs);
         } else {
-            self.step_answered(is_last, result, now, outputs);
+            self.step_answered(result, now, outputs);
         }
     }
 
@@ -100,12 +99,7 @@ impl Cluster {
         let timeout = longest.into_iter().chain(left).min().unwrap_or(GRACE);
         self.last_step.0 += 1;
         let id = self.last_step;
-        running.pending = Some(Pending {
-            id,
-            step: step.clone(),
-            until: now + timeout + GRACE,
-            is_last: left == Some(timeout),
-        });
+        running.pending = Some(Pending { id, step: step.clone(), until: now + timeout + GRACE });
         outputs.push_back(Output::Step { cluster: self.spec.id, id, step, timeout });
     }
 
@@ -122,10 +116,10 @@ impl Cluster {
         let Some(pending) = running.pending.as_ref().filter(|pending| pending.until <= now) else {
             return;
         };
-        let (step, is_last) = (pending.step.clone(), pending.is_last);
+        let step = pending.step.clone();
         let fault = if step.is_harmless() { StepFault::TimedOut } else { StepFault::Unknown };
         let text = format!("the step {} was not answered", step.name());
         self.cancel_pending(outputs);
-        self.take_answer(&step, is_last, Err(StepFailure { fault, text }), now, outputs);
+        self.take_answer(&step, Err(StepFailure { fault, text }), now, outputs);
     }
 }

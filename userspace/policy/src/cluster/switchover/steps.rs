@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cluster, Outputs, Switchover};
+use super::{Cluster, NEARLY, Outputs, Switchover};
 use crate::{
     backend::replication_fault,
     flip::{self, Flip, FlipCause},
@@ -28,7 +28,6 @@ impl Cluster {
     /// Goes on after the answer to what the present step asked for.
     pub(super) fn step_answered(
         &mut self,
-        is_last: bool,
         result: Result<StepAnswer, StepFailure>,
         now: Moment,
         outputs: &mut Outputs,
@@ -67,7 +66,9 @@ impl Cluster {
                 }
             }
             (_, Err(StepFailure { fault, text })) => {
-                let is_over = is_last && fault == StepFault::TimedOut;
+                let is_near = |(at, _): (Moment, _)| at.since(now) <= NEARLY;
+                let is_over =
+                    fault == StepFault::TimedOut && running.deadline().is_some_and(is_near);
                 let cause = if is_over { UndoCause::Deadline } else { UndoCause::Error };
                 self.undo_switchover(cause, text, now, outputs);
             }
@@ -96,6 +97,18 @@ impl Cluster {
             | SwitchoverStep::Undo
             | SwitchoverStep::Resume => None,
         }
+    }
+
+    /// The old primary is dead: what else was asked does not matter any more.
+    pub(super) fn survey_in_vain(&mut self, now: Moment, outputs: &mut Outputs) {
+        self.cancel_pending(outputs);
+        let unreachable =
+            |text: &str| Err(StepFailure { fault: StepFault::Unreachable, text: text.into() });
+        let survey = Survey {
+            from: unreachable("its checks say that it is down"),
+            to: unreachable("it was not waited for"),
+        };
+        self.surveyed(&survey, now, outputs);
     }
 
     /// Judges what both primaries said. Nothing was changed so far.

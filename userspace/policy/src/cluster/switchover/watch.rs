@@ -16,14 +16,20 @@ impl Cluster {
         let down = |pair: PairId| {
             self.backends[&self.pair(pair).primary].health.verdict() == Verdict::Down
         };
-        if running.can_be_called_off() {
+        // From the commit on the old one is not needed any more.
+        let old_is_down = running.step < SwitchoverStep::Commit && down(running.from);
+        let new_is_down = down(running.to) && !running.force.contains(&Precondition::TargetDown);
+        if running.step == SwitchoverStep::Survey {
+            // Not undone, but refused. A failover is not to wait for the answers.
+            if old_is_down {
+                self.survey_in_vain(now, outputs);
+            }
+        } else if running.can_be_called_off() {
             // A step within the deadline says more than the deadline.
             let over = running.deadline().filter(|(at, _)| *at <= now && running.pending.is_none());
-            // From the commit on it is not needed any more.
-            let needs_old = running.step < SwitchoverStep::Commit;
-            let why = if needs_old && down(running.from) {
+            let why = if old_is_down {
                 Some((UndoCause::Error, "the old primary went down".to_owned()))
-            } else if down(running.to) && !running.force.contains(&Precondition::TargetDown) {
+            } else if new_is_down {
                 Some((UndoCause::Error, "the new primary went down".to_owned()))
             } else {
                 over.map(|(_, limit)| (UndoCause::Deadline, format!("{limit} was reached")))
