@@ -16,12 +16,14 @@
 //! | a failover possible | the old primary does not answer its fence | flip persisting | failover |
 //! | a failover swapped | `Unfenced` ok | the new primary takes writes | failover |
 //! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
+//! | flows are left behind, `idle` or a deadline | - | draining, until `Drained` or until the reason is gone | operator, flip, checked |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
 //! what is known to be in force with what should be, and asks for one step of each at most.
 
 mod admin;
 mod advance;
+mod drains;
 mod failover;
 mod report;
 mod start;
@@ -42,7 +44,10 @@ use crate::{
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
-    reason::{ChangeReason, EndReason, FlipWarning, IgnoredReason, PersistReason, RouteReason},
+    reason::{
+        ChangeReason, DrainReason, EndReason, FlipWarning, IgnoredReason, PersistReason,
+        RouteReason,
+    },
     routing::{self, Backends},
     view::{ChecksState, FlipStage},
 };
@@ -67,6 +72,8 @@ pub(crate) struct Cluster {
     may_fail_back: bool,
     /// What operators said; who is not here is ready.
     admin: BTreeMap<AdminTarget, AdminSetting>,
+    /// Flows that are being drained, and why.
+    drains: BTreeMap<EndWhich, DrainReason>,
     swap: Swap,
     state_file: StateFile,
 }
@@ -131,6 +138,7 @@ impl Cluster {
             presumed,
             may_fail_back: false,
             admin,
+            drains: BTreeMap::new(),
             swap: Swap::default(),
             state_file: StateFile {
                 holds: state_file.map(|pair| Written { pair, failover: failover.clone() }),
@@ -319,6 +327,7 @@ impl Cluster {
             };
             self.event(what, now, outputs);
         }
+        self.stop_drains_of_routes(&table, outputs);
         if let Some(old) = old.filter(|old| old.active == table.active) {
             self.fail_back(&old, &table, outputs);
         }
@@ -338,13 +347,14 @@ impl Cluster {
         let returned: Vec<_> = self.spec.routes.iter().filter(returned).cloned().collect();
         for route in returned {
             self.may_fail_back = false;
-            if route.failback == Failback::Cut {
-                outputs.push_back(Output::EndFlows {
-                    cluster: self.spec.id,
-                    which: EndWhich::Route(route.id, primary),
-                    reason: EndReason::Failback,
-                });
-            }
+            let mode = match route.failback {
+                Failback::NewConnections | Failback::Off => continue,
+                Failback::Idle => Drain::Idle,
+                Failback::Cut => Drain::Cut,
+            };
+            let which = EndWhich::Route(route.id, primary);
+            let why = (DrainReason::Failback, EndReason::Failback);
+            self.drain(which, mode, self.spec.drain_deadline, why, outputs);
         }
     }
 
@@ -352,16 +362,13 @@ impl Cluster {
         self.active = flip.to;
         self.may_fail_back = false;
         self.presumed.clear();
-        if flip.drain == Drain::Cut {
-            outputs.push_back(Output::EndFlows {
-                cluster: self.spec.id,
-                which: EndWhich::Pair(flip.from),
-                reason: match flip.cause {
-                    FlipCause::Operator { request } => EndReason::FlipCut { request },
-                    FlipCause::Failover => EndReason::FailoverCut,
-                },
-            });
-        }
+        self.stop_drains_of_active(flip.to, outputs);
+        let why = match flip.cause {
+            FlipCause::Operator { request } => (DrainReason::Flip, EndReason::FlipCut { request }),
+            FlipCause::Failover => (DrainReason::Failover, EndReason::FailoverCut),
+        };
+        let which = EndWhich::Pair(flip.from);
+        self.drain(which, flip.drain, self.spec.drain_deadline, why, outputs);
         let FlipCause::Operator { request } = flip.cause else {
             return self.failed_over(flip.since, now, outputs);
         };

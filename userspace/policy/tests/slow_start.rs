@@ -280,6 +280,8 @@ impl World {
                     self.route_changes += 1;
                 }
                 Output::EndFlows { .. }
+                | Output::DrainFlows { .. }
+                | Output::StopDrain { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }
