@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 use pairflip_common::counter::Counter;
 
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, Event, FailoverStatus,
-    FlipDone, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, DrainStatus, Event,
+    FailoverStatus, FlipDone, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus,
+    Status,
 };
+
+/// Connections shown of each drain.
+const DRAINED_SHOWN: usize = 5;
 
 /// Whether the text goes to a terminal that shows colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -133,6 +137,7 @@ pub fn flip(done: &FlipDone, style: Style) -> String {
     } else {
         let old_flows = match drain {
             Drain::Finish => "live on",
+            Drain::Idle => "are ended as they become idle",
             Drain::Cut => "were ended",
         };
         format!(
@@ -162,6 +167,9 @@ impl Page {
             self.line(Tone::Bad, &format!("  ! {checks}"));
         }
         self.failover(&cluster.failover);
+        for drain in &cluster.drains {
+            self.drain(drain);
+        }
         let routes: Vec<[Cell; 7]> = cluster.routes.iter().map(route_row).collect();
         self.table(
             [
@@ -231,6 +239,34 @@ impl Page {
         }
         for OutStatus { pair, text } in out {
             self.line(Tone::Bad, &format!("  ! {pair} {text}"));
+        }
+    }
+
+    fn drain(&mut self, drain: &DrainStatus) {
+        let DrainStatus { of, reason, mode, age_seconds, deadline_seconds, ended, left, .. } =
+            drain;
+        let deadline = deadline_seconds.map_or_else(
+            || "no deadline".to_owned(),
+            |left| format!("the rest is cut in {left:.0} s"),
+        );
+        self.line(
+            Tone::Odd,
+            &format!("  draining {of} ({reason}, {mode}): {ended} ended, {left} left, {age_seconds:.0} s so far, {deadline}"),
+        );
+        for remark in &drain.remarks {
+            self.line(Tone::Odd, &format!("    {remark}"));
+        }
+        for flow in drain.waiting.iter().take(DRAINED_SHOWN) {
+            let doing = flow.doing.as_deref().unwrap_or("busy");
+            let text = format!(
+                "    {} on {}: {doing}, silent for {:.1} s",
+                flow.client, flow.backend, flow.silent_seconds
+            );
+            self.line(Tone::Neutral, &text);
+        }
+        let more = drain.waiting.len().saturating_sub(DRAINED_SHOWN);
+        if more > 0 {
+            self.line(Tone::Neutral, "    and others; --json lists more");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod drain;
+mod drains;
 mod end;
 mod events;
 mod failover;
@@ -38,6 +39,8 @@ use tokio::{
 
 pub use self::unload::unload_offline;
 use self::{
+    drain::Holders,
+    drains::Drains,
     end::{Device, Hop},
     hooks::Hooks,
     ids::Ids,
@@ -98,6 +101,8 @@ struct Runtime {
     fences: mpsc::Sender<Input>,
     /// What draining tasks ask the loop through.
     flows: Flows,
+    holders: Holders,
+    drains: Drains,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -187,6 +192,7 @@ impl Runtime {
                     }
                 }
                 Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some(news) = inbox.drains.recv() => self.hear_of_drain(news),
                 Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);

@@ -78,7 +78,7 @@ impl Runtime {
             }
             Request::Events { query, reply } => _ = reply.send(self.events(&query)),
             Request::Flip { flip, reply } => self.flip(flip, reply),
-            Request::Admin { admin, reply } => _ = reply.send(self.set_admin(&admin)),
+            Request::Admin { admin, reply } => self.admin(admin, reply),
             Request::Reload { reply } => {
                 _ = reply.send(Ok(tokio::task::block_in_place(|| self.reload())));
             }
@@ -212,6 +212,7 @@ impl Runtime {
         }
         let drain = flip.drain.map(|drain| match drain {
             protocol::Drain::Finish => Drain::Finish,
+            protocol::Drain::Idle => Drain::Idle,
             protocol::Drain::Cut => Drain::Cut,
         });
         let deadline = Instant::now() + configured.check.timeout;
@@ -316,6 +317,7 @@ impl Runtime {
                 generation: done.generation.0,
                 drain: match done.drain {
                     Drain::Finish => protocol::Drain::Finish,
+                    Drain::Idle => protocol::Drain::Idle,
                     Drain::Cut => protocol::Drain::Cut,
                 },
                 warnings: done.warnings.iter().map(ToString::to_string).collect(),
