@@ -85,8 +85,45 @@ pub struct ClusterStatus {
     /// A flip under way that loses no write, or that is being undone.
     #[serde(default)]
     pub flip: Option<FlipStatus>,
+    /// Flows that are being drained. Absent in answers of 0.1.
+    #[serde(default)]
+    pub drains: Vec<DrainStatus>,
     pub pairs: Vec<PairStatus>,
     pub routes: Vec<RouteStatus>,
+}
+
+/// Flows that new ones do not follow, and that are ended by and by.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DrainStatus {
+    /// A backend's address, a pair's name, or `route NAME on ADDRESS`.
+    pub of: String,
+    pub reason: String,
+    /// `finish` or `idle`.
+    pub mode: String,
+    pub age_seconds: f64,
+    /// Until the rest is cut; `null`: never.
+    pub deadline_seconds: Option<f64>,
+    /// Flows ended while they were idle.
+    pub ended: u64,
+    pub left: u64,
+    /// Some of those that are left.
+    pub waiting: Vec<WaitingStatus>,
+    /// What servers do not show, or why they could not be asked, each with its address.
+    pub remarks: Vec<String>,
+}
+
+/// A flow that draining waits for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct WaitingStatus {
+    pub client: String,
+    /// What the server sees as its client.
+    pub source: String,
+    pub vip: String,
+    pub backend: String,
+    /// What its session was doing when it was looked at last, as in `in a transaction for 3.1 s`; `null`: it was busy.
+    pub doing: Option<String>,
+    /// Since its last packet.
+    pub silent_seconds: f64,
 }
 
 /// Whether another pair would become active by itself.
@@ -350,6 +387,8 @@ pub struct CalledOff {
 pub enum Drain {
     /// They live on.
     Finish,
+    /// Each is ended when it is idle and outside a transaction.
+    Idle,
     /// They are ended on both sides.
     Cut,
 }
@@ -394,6 +433,9 @@ pub struct AdminRequest {
     /// What happens to the target's flows; `null` means that they live on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// When what is left of them is cut; `null`: as configured where `drain` is given, else never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// Also when writes are turned away by it.
     #[serde(default)]
     pub force: bool,
@@ -657,6 +699,7 @@ pub(crate) mod example {
             checks: None,
             failover: failover(),
             flip: None,
+            drains: Vec::new(),
             pairs: vec![
                 pair(
                     "pair1",

@@ -1,6 +1,12 @@
 //! The way from a draining task to the loop that owns the data plane, and back.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,10 +20,10 @@ pub enum Ask {
     List { scope: Scope, answer: oneshot::Sender<Vec<Flow>> },
     /// These flows as they are now; those that are gone are left out.
     Find { ids: Vec<FlowId>, answer: oneshot::Sender<Vec<Flow>> },
-    /// Hold these for a time; answers which are held.
-    Hold { ids: Vec<FlowId>, time: Duration, answer: oneshot::Sender<Vec<FlowId>> },
-    /// Let these go on.
-    Release { ids: Vec<FlowId>, answer: oneshot::Sender<()> },
+    /// Hold these for a time; answers which are held. Those that another task holds are not.
+    Hold { owner: u64, ids: Vec<FlowId>, time: Duration, answer: oneshot::Sender<Vec<FlowId>> },
+    /// Let these go on, as far as this task holds them.
+    Release { owner: u64, ids: Vec<FlowId>, answer: oneshot::Sender<()> },
     /// End these on both sides with RST; answers how many there were.
     End { ids: Vec<FlowId>, why: &'static str, answer: oneshot::Sender<usize> },
 }
@@ -31,6 +37,9 @@ pub(super) struct Gone;
 #[derive(Clone, Debug)]
 pub struct Flows {
     asks: mpsc::Sender<Ask>,
+    /// Whose holds are whose: what one task lets go must not be what another is about to end.
+    owner: u64,
+    owners: Arc<AtomicU64>,
 }
 
 impl Flows {
@@ -38,7 +47,13 @@ impl Flows {
     #[must_use]
     pub fn channel() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, served) = mpsc::channel(16);
-        (Self { asks }, served)
+        (Self { asks, owner: 0, owners: Arc::default() }, served)
+    }
+
+    /// For a task of its own.
+    pub(super) fn owned(&self) -> Self {
+        let owner = self.owners.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { owner, ..self.clone() }
     }
 
     pub(super) async fn list(&self, scope: Scope) -> Result<Vec<Flow>, Gone> {
@@ -50,14 +65,14 @@ impl Flows {
     }
 
     pub(super) async fn hold(&self, ids: Vec<FlowId>, time: Duration) -> Result<Vec<FlowId>, Gone> {
-        self.ask(|answer| Ask::Hold { ids, time, answer }).await
+        self.ask(|answer| Ask::Hold { owner: self.owner, ids, time, answer }).await
     }
 
     pub(super) async fn release(&self, ids: Vec<FlowId>) -> Result<(), Gone> {
         if ids.is_empty() {
             return Ok(());
         }
-        self.ask(|answer| Ask::Release { ids, answer }).await
+        self.ask(|answer| Ask::Release { owner: self.owner, ids, answer }).await
     }
 
     pub(super) async fn end(&self, ids: Vec<FlowId>, why: &'static str) -> Result<usize, Gone> {

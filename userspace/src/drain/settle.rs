@@ -108,7 +108,8 @@ fn ended() -> Error {
 ///
 /// Pause the route first, or new flows keep coming. Until [`Settling::release`], [`Settling::end`] or the drop all that is held stays so, also
 /// after the deadline; if the daemon dies, for 3 s.
-pub fn settle(flows: Flows, target: Target, deadline: Duration) -> Settling {
+pub fn settle(flows: &Flows, target: Target, deadline: Duration) -> Settling {
+    let flows = flows.owned();
     let (tell_progress, progress) = watch::channel(Progress::default());
     let (tell_result, result) = watch::channel(None);
     let (orders, obeyed) = mpsc::channel(1);

@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
-    Flows, Progress, Target,
+    Flows, Progress, Scope, Target,
     door::Gone,
     pick::{Pace, is_open},
     round::{Catcher, Fault, HOLD, RETRY},
@@ -18,13 +18,13 @@ use crate::{
     sessions,
 };
 
-/// What happens to flows before the deadline.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What happens to which flows before the deadline.
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// They live on.
-    Finish,
+    Finish(Scope),
     /// Each is ended when it is idle.
-    Idle,
+    Idle(Target),
 }
 
 /// How a draining ended.
@@ -46,10 +46,10 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// Returns how far it is, now.
+    /// Returns the progress, for whoever shows it.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        self.progress.borrow().clone()
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     /// Waits for the end; `None` if the daemon ended first.
@@ -67,15 +67,20 @@ impl Drop for Draining {
 /// Starts to drain. Ends when no flow of the scope is left, or at the deadline, when it cuts the rest; without a deadline never.
 ///
 /// New flows must go elsewhere by now, or it never comes to an end.
-pub fn drain(flows: Flows, target: Target, mode: Mode, deadline: Option<Duration>) -> Draining {
+pub fn drain(flows: &Flows, mode: Mode, deadline: Option<Duration>) -> Draining {
+    let flows = flows.owned();
     let (tell, progress) = watch::channel(Progress::default());
     let task = tokio::spawn(async move {
         let began = Instant::now();
         let until = deadline.map(|deadline| began + deadline);
-        let mut task = Task { flows, target, until, tell, done: BTreeSet::new(), ended: 0 };
+        let scope = match &mode {
+            Mode::Finish(scope) => *scope,
+            Mode::Idle(target) => target.scope,
+        };
+        let mut task = Task { flows, scope, until, tell, done: BTreeSet::new(), ended: 0 };
         let end = match mode {
-            Mode::Finish => task.wait().await.map(|()| None),
-            Mode::Idle => task.end_idle(Pace::patient(deadline)).await,
+            Mode::Finish(_) => task.wait().await.map(|()| None),
+            Mode::Idle(target) => task.end_idle(&target, Pace::patient(deadline)).await,
         };
         task.finish(end).await
     });
@@ -84,7 +89,7 @@ pub fn drain(flows: Flows, target: Target, mode: Mode, deadline: Option<Duration
 
 struct Task {
     flows: Flows,
-    target: Target,
+    scope: Scope,
     until: Option<Instant>,
     tell: watch::Sender<Progress>,
     /// Their sessions were ended, or we may not end them.
@@ -112,7 +117,7 @@ impl Task {
     }
 
     /// Ends flows until none is left, or until the deadline; returns why it was refused, if it was.
-    async fn end_idle(&mut self, pace: Pace) -> Result<Option<String>, Gone> {
+    async fn end_idle(&mut self, target: &Target, pace: Pace) -> Result<Option<String>, Gone> {
         let mut catcher: Option<Catcher> = None;
         let mut pause = Pause::default();
         let mut told = false;
@@ -128,11 +133,11 @@ impl Task {
             let listing = listed.elapsed();
             let worked = match catcher.as_mut() {
                 Some(catcher) => self.round(catcher, &left).await,
-                None => match Catcher::start(self.flows.clone(), self.target.clone(), pace).await {
+                None => match Catcher::start(self.flows.clone(), target.clone(), pace).await {
                     Ok(started) => {
                         if let Some(caveat) = started.caveat().filter(|_| !told) {
                             told = true;
-                            tracing::warn!(server = %self.target.server, "draining: {caveat}");
+                            tracing::warn!(server = %target.server, "draining: {caveat}");
                         }
                         catcher = Some(started);
                         Ok(())
@@ -147,7 +152,7 @@ impl Task {
                     error @ (sessions::Error::NotAllowed(_) | sessions::Error::NotRecorded(_)),
                 )) => return Ok(Some(error.to_string())),
                 Err(Fault::Sessions(error @ sessions::Error::Failed(_))) => {
-                    tracing::debug!(%error, server = %self.target.server, "draining: the server could not be asked; trying again");
+                    tracing::debug!(%error, server = %target.server, "draining: the server could not be asked; trying again");
                     let text = format!("the server could not be asked: {error}");
                     self.tell.send_modify(|progress| progress.remark = Some(text));
                     self.sleep(RETRY).await;
@@ -165,7 +170,7 @@ impl Task {
         self.done.extend(&ended.done);
         if !ended.refused.is_empty() {
             tracing::warn!(
-                server = %self.target.server,
+                server = %catcher.target.server,
                 flows = ended.refused.len(),
                 "draining: sessions of accounts with SYSTEM_USER may not be ended by the check account; they are left to the deadline"
             );
@@ -181,7 +186,7 @@ impl Task {
 
     /// The flows that live on the server.
     async fn left(&mut self) -> Result<Vec<Flow>, Gone> {
-        let mut flows = self.flows.list(self.target.scope).await?;
+        let mut flows = self.flows.list(self.scope).await?;
         let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
         // A client that comes back by the same port has another session.
         self.done.retain(|id| ids.contains(id));

@@ -130,6 +130,7 @@ impl Runtime {
         let force = flip.force.iter().map(|name| precondition(name)).collect::<Result<_, _>>()?;
         let drain = flip.drain.map(|drain| match drain {
             protocol::Drain::Finish => Drain::Finish,
+            protocol::Drain::Idle => Drain::Idle,
             protocol::Drain::Cut => Drain::Cut,
         });
         let limits = if flip.route_only { None } else { Some(limits(configured, flip)?) };
@@ -388,6 +389,7 @@ fn flip_done(cluster: &config::Cluster, done: &pairflip_policy::FlipDone) -> Fli
 const fn wire_drain(drain: Drain) -> protocol::Drain {
     match drain {
         Drain::Finish => protocol::Drain::Finish,
+        Drain::Idle => protocol::Drain::Idle,
         Drain::Cut => protocol::Drain::Cut,
     }
 }

@@ -103,6 +103,7 @@ impl Ids {
             slow_start: cluster.slow_start,
             hold_off: cluster.hold_off,
             drain: drain(cluster),
+            drain_deadline: cluster.drain.deadline,
             failover: match cluster.failover {
                 config::Failover::Manual => Failover::Manual,
                 config::Failover::Auto => Failover::Auto { window: cluster.failover_window },
@@ -120,10 +121,8 @@ impl Ids {
                     },
                     min_replicas: route.min_replicas,
                     failback: match route.failback {
-                        // `Config::warnings` says so.
-                        config::Failback::NewConnections | config::Failback::Idle => {
-                            Failback::NewConnections
-                        }
+                        config::Failback::NewConnections => Failback::NewConnections,
+                        config::Failback::Idle => Failback::Idle,
                         config::Failback::Cut => Failback::Cut,
                         config::Failback::Off => Failback::Off,
                     },
@@ -159,8 +158,8 @@ impl Ids {
 /// What happens to the old pair's flows when nobody says.
 pub(super) const fn drain(cluster: &config::Cluster) -> Drain {
     match cluster.drain.mode {
-        // `Config::warnings` says so.
-        DrainMode::Finish | DrainMode::Idle => Drain::Finish,
+        DrainMode::Finish => Drain::Finish,
+        DrainMode::Idle => Drain::Idle,
         DrainMode::Cut => Drain::Cut,
     }
 }

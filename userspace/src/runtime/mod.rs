@@ -5,6 +5,7 @@
 
 mod admin;
 mod drain;
+mod drains;
 mod end;
 mod events;
 mod failover;
@@ -40,6 +41,8 @@ use tokio::{
 
 pub use self::unload::unload_offline;
 use self::{
+    drain::Holders,
+    drains::Drains,
     end::{Device, Hop},
     flips::PendingFlips,
     hooks::Hooks,
@@ -102,6 +105,8 @@ struct Runtime {
     answers: mpsc::Sender<Input>,
     /// What draining tasks ask the loop through.
     flows: Flows,
+    holders: Holders,
+    drains: Drains,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -191,6 +196,7 @@ impl Runtime {
                     }
                 }
                 Some(answer) = inbox.answers.recv() => self.feed(answer),
+                Some(news) = inbox.drains.recv() => self.hear_of_drain(news),
                 Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);

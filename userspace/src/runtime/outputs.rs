@@ -50,6 +50,14 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
             runtime.end_flows(cluster, which, reason);
             None
         }
+        Output::DrainFlows { cluster, which, mode, deadline, reason } => {
+            runtime.drain_flows((cluster, which), mode, deadline, reason);
+            None
+        }
+        Output::StopDrain { cluster, which } => {
+            runtime.drains.stop(cluster, which);
+            None
+        }
         Output::Reply { request, result } => {
             runtime.reply(request, result);
             None

@@ -34,7 +34,7 @@ impl Runtime {
             Request::PlanFlip { flip, reply } => self.flip(&flip, FlipReply::Plan(reply)),
             Request::FlipsRunning { reply } => _ = reply.send(Ok(self.flips_running())),
             Request::CallOff { call_off, reply } => _ = reply.send(self.call_off(&call_off)),
-            Request::Admin { admin, reply } => _ = reply.send(self.set_admin(&admin)),
+            Request::Admin { admin, reply } => self.admin(admin, reply),
             Request::Reload { reply } => {
                 _ = reply.send(Ok(tokio::task::block_in_place(|| self.reload())));
             }

@@ -19,6 +19,8 @@ use tokio::{
 
 use super::{
     Pacer, Runtime,
+    drain::Holders,
+    drains::{Drains, News},
     ids::{Ids, all_backends, all_vips},
     restore::restored,
 };
@@ -48,6 +50,7 @@ pub(super) struct Inbox {
     pub(super) answers: mpsc::Receiver<Input>,
     /// What draining tasks ask of the data plane.
     pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) drains: mpsc::Receiver<News>,
     pub(super) requests: mpsc::Receiver<control::Request>,
 }
 
@@ -93,6 +96,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let (result_sender, results) = mpsc::channel(QUEUE);
     let (answer_sender, answers) = mpsc::channel(QUEUE);
     let (flows, asks) = Flows::channel();
+    let (news, drains) = mpsc::channel(QUEUE);
     let (notice_sender, notices) = mpsc::channel(QUEUE);
     let keys = all_keys(&config, &notice_sender);
     let pacers = start_checks(&config, &ids, &keys, &result_sender);
@@ -116,6 +120,8 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         switchovers: super::Switchovers::default(),
         answers: answer_sender,
         flows,
+        holders: Holders::default(),
+        drains: Drains::new(news),
         announced: false,
         config,
     };
@@ -128,7 +134,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    let inbox = Inbox { results, notices, answers, asks, requests };
+    let inbox = Inbox { results, notices, answers, asks, drains, requests };
     Ok(Parts { runtime, inbox, server })
 }
 

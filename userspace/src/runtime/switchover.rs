@@ -314,7 +314,7 @@ async fn settle(
     let mut held = held.lock().await;
     // Who is left must be told before the time is up.
     let deadline = timeout - (timeout / 10).min(TELLING);
-    let settling = held.insert(drain::settle(flows, target, deadline));
+    let settling = held.insert(drain::settle(&flows, target, deadline));
     let mut watched = settling.progress();
     let settled = {
         let mut settled = std::pin::pin!(settling.settled());

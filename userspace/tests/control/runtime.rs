@@ -331,6 +331,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
         },
         clusters: vec![ClusterStatus {
             flip: None,
+            drains: Vec::new(),
             name: "main".into(),
             active_pair: "pair1".into(),
             generation: 7,

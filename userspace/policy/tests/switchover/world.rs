@@ -223,7 +223,11 @@ impl World {
                     .hanging
                     .retain(|output| !matches!(output, Output::Step { id: it, .. } if *it == id));
             }
-            Output::SetPace { .. } | Output::EndFlows { .. } | Output::ForgetAdmin { .. } => return,
+            Output::SetPace { .. }
+            | Output::EndFlows { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. }
+            | Output::ForgetAdmin { .. } => return,
             Output::Fence { .. } | Output::Unfence { .. } => panic!("failover is manual"),
             Output::SwapRoutes { .. } | Output::PersistActive { .. } | Output::Step { .. } => {}
         }

@@ -95,7 +95,7 @@ enum Command {
     /// that is started again in the middle.
     #[command(visible_alias = "flipactive")]
     Flip(Flip),
-    /// Takes a backend or a pair out of new connections. Open ones live on unless --drain cut.
+    /// Takes a backend or a pair out of new connections. Open ones live on unless --drain says otherwise.
     Drain(Admin),
     /// As drain, and it is not checked either: for work on the server.
     Maint(Admin),
@@ -182,6 +182,10 @@ struct Admin {
     /// What happens to its connections [default: they live on].
     #[arg(long)]
     drain: Option<DrainMode>,
+    /// After this time what is left of them is cut, as in 30s [default: with --drain as configured in
+    /// [cluster.drain], else never].
+    #[arg(long, value_name = "DURATION", value_parser = drain_deadline)]
+    deadline: Option<Duration>,
     /// Also when write routes refuse because of it.
     #[arg(long)]
     force: bool,
@@ -191,6 +195,9 @@ struct Admin {
 enum DrainMode {
     /// They live on until their clients close them.
     Finish,
+    /// Each is ended when its session is idle, outside a transaction and holds no locks. Refused where
+    /// the check account may not look.
+    Idle,
     /// They are ended now, on both sides.
     Cut,
 }
@@ -234,6 +241,7 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
                 time: None,
                 note: String::new(),
                 drain: None,
+                deadline: None,
                 force: false,
             };
             set_admin(&socket, json, admin.request(AdminState::Ready)).await
@@ -302,10 +310,12 @@ async fn set_admin(socket: &Path, json: bool, admin: AdminRequest) -> Result<Str
 
 impl Admin {
     fn request(self, state: AdminState) -> AdminRequest {
-        let Self { target, cluster, time, note, drain, force } = self;
+        let Self { target, cluster, time, note, drain, deadline, force } = self;
         let for_seconds = time.map(|time| time.as_secs());
         let drain = drain.map(DrainMode::wire);
-        AdminRequest { cluster, target, state, for_seconds, note, by: login_name(), drain, force }
+        let deadline_ms = deadline.map(|deadline| deadline.as_millis() as u64);
+        let by = login_name();
+        AdminRequest { cluster, target, state, for_seconds, note, by, drain, deadline_ms, force }
     }
 }
 
@@ -313,6 +323,7 @@ impl DrainMode {
     fn wire(self) -> Drain {
         match self {
             Self::Finish => Drain::Finish,
+            Self::Idle => Drain::Idle,
             Self::Cut => Drain::Cut,
         }
     }
@@ -322,6 +333,10 @@ impl DrainMode {
 fn login_name() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| env::var(name).ok());
     named.unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()))
+}
+
+fn drain_deadline(text: &str) -> Result<Duration, String> {
+    config::duration_argument(text, Duration::from_millis(10)..=Duration::from_secs(7 * 86_400))
 }
 
 fn admin_time(text: &str) -> Result<Duration, String> {
@@ -624,6 +639,7 @@ mod tests {
             ("flip --route-only --deadline 5s", ErrorKind::ArgumentConflict),
             ("flip --deadline soon", ErrorKind::ValueValidation),
             ("flip --drain idle", ErrorKind::InvalidValue),
+            ("flip --drain never", ErrorKind::InvalidValue),
             ("flip --to a --to b", ErrorKind::ArgumentConflict),
             ("flows --backend db1", ErrorKind::ValueValidation),
             ("flows --backend 10.0.1.11", ErrorKind::ValueValidation),

@@ -22,6 +22,7 @@ pub fn flip(done: &FlipDone, style: Style) -> String {
     } else {
         let old_flows = match drain {
             Drain::Finish => "live on",
+            Drain::Idle => "are ended as they become idle",
             Drain::Cut => "were ended",
         };
         format!(

@@ -10,9 +10,12 @@ use pairflip_common::counter::Counter;
 
 pub use self::flip::{flip, plan, progress};
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Event, FailoverStatus, Flows,
-    HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, DrainStatus, Event,
+    FailoverStatus, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
+
+/// Connections shown of each drain.
+const DRAINED_SHOWN: usize = 5;
 
 /// Whether the text goes to a terminal that shows colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,6 +148,9 @@ impl Page {
         }
         self.flip_under_way(cluster.flip.as_ref());
         self.failover(&cluster.failover);
+        for drain in &cluster.drains {
+            self.drain(drain);
+        }
         let routes: Vec<[Cell; 7]> = cluster.routes.iter().map(route_row).collect();
         self.table(
             [
@@ -214,6 +220,34 @@ impl Page {
         }
         for OutStatus { pair, text } in out {
             self.line(Tone::Bad, &format!("  ! {pair} {text}"));
+        }
+    }
+
+    fn drain(&mut self, drain: &DrainStatus) {
+        let DrainStatus { of, reason, mode, age_seconds, deadline_seconds, ended, left, .. } =
+            drain;
+        let deadline = deadline_seconds.map_or_else(
+            || "no deadline".to_owned(),
+            |left| format!("the rest is cut in {left:.0} s"),
+        );
+        self.line(
+            Tone::Odd,
+            &format!("  draining {of} ({reason}, {mode}): {ended} ended, {left} left, {age_seconds:.0} s so far, {deadline}"),
+        );
+        for remark in &drain.remarks {
+            self.line(Tone::Odd, &format!("    {remark}"));
+        }
+        for flow in drain.waiting.iter().take(DRAINED_SHOWN) {
+            let doing = flow.doing.as_deref().unwrap_or("busy");
+            let text = format!(
+                "    {} on {}: {doing}, silent for {:.1} s",
+                flow.client, flow.backend, flow.silent_seconds
+            );
+            self.line(Tone::Neutral, &text);
+        }
+        let more = drain.waiting.len().saturating_sub(DRAINED_SHOWN);
+        if more > 0 {
+            self.line(Tone::Neutral, "    and others; --json lists more");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     input::{Drain, Role},
     moment::Moment,
     output::{EndWhich, EventKind, FlipDone, FlipRefused, Output},
-    reason::{EndReason, FlipWarning},
+    reason::{DrainReason, EndReason, FlipWarning},
     switchover::{
         FENCE_TIMEOUT, Intent, IntentStage, Judged, Judgement, LOCAL_TIMEOUT, Question,
         SESSIONS_TIMEOUT, SURVEY_TIMEOUT, Step, StepAnswer, StepFailure, StepFault, Survey,
@@ -302,16 +302,12 @@ impl Cluster {
         }
     }
 
-    /// Ends what is left of the old pair's flows, if that is wanted.
-    fn end_reads(&self, outputs: &mut Outputs) {
+    /// Drains what is left of the old pair's flows: those to its replicas.
+    fn end_reads(&mut self, outputs: &mut Outputs) {
         let Some(running) = &self.switchover else { return };
-        if running.drain == Drain::Cut {
-            outputs.push_back(Output::EndFlows {
-                cluster: self.spec.id,
-                which: EndWhich::Pair(running.from),
-                reason: EndReason::SwitchoverCut,
-            });
-        }
+        let (which, drain) = (EndWhich::Pair(running.from), running.drain);
+        let why = (DrainReason::Flip, EndReason::SwitchoverCut);
+        self.drain(which, drain, self.spec.drain_deadline, why, outputs);
     }
 
     /// Waits for a check that sees the old primary replicate.
