@@ -4,10 +4,12 @@
 //! it and recorded in its directory, so that one that was killed is cleaned up by the next command.
 
 pub mod client;
+pub mod clients;
 pub mod daemon;
 pub mod database;
 pub mod fault;
 pub mod flavour;
+pub mod flipper;
 mod installation;
 mod mounts;
 pub mod netns;

@@ -1,0 +1,95 @@
+//! Flips of a lab, in the ways that there are to flip.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Lab, clients::pause::Flip, daemon::Daemon, flavour::Fork};
+
+/// How to flip.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// `pairflip flip`.
+    Safe,
+    /// The safe order with the servers' own statements, around a flip of routes. What a person does without a safe flip.
+    ByHand,
+    /// Routes only, while both primaries are writable: what loses writes.
+    RouteOnly,
+}
+
+/// Longest wait of the standby for what the old primary wrote, in seconds.
+const CATCH_UP_S: u32 = 30;
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Safe, Self::ByHand, Self::RouteOnly];
+
+    /// The word of commands.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::ByHand => "by-hand",
+            Self::RouteOnly => "route-only",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|way| way.name() == name);
+        found.ok_or_else(|| format!("no such way to flip; there are {names}"))
+    }
+
+    /// Whether both primaries must be writable beforehand.
+    pub const fn needs_two_writable(self) -> bool {
+        matches!(self, Self::RouteOnly)
+    }
+
+    /// Makes pair 1 or 2 active.
+    pub fn flip(self, lab: &Lab, daemon: &Daemon, to: usize) -> Result<Flip> {
+        let start = Instant::now();
+        let pair = pair(to);
+        match self {
+            Self::Safe => daemon.ctl(&["flip", "--to", &pair]).map(|_| ())?,
+            Self::ByHand => by_hand(lab, daemon, to)?,
+            Self::RouteOnly => {
+                daemon.ctl(&["flip", "--route-only", "--drain", "cut", "--to", &pair])?;
+            }
+        }
+        Ok(Flip { start, end: Instant::now() })
+    }
+}
+
+/// Name of a pair of the lab's configuration.
+pub fn pair(number: usize) -> String {
+    format!("pair{number}")
+}
+
+/// Server that is primary of pair 1 or 2.
+pub const fn primary(pair: usize) -> usize {
+    2 * pair - 1
+}
+
+/// Which pair is active: 1 or 2.
+pub fn active(daemon: &Daemon) -> Result<usize> {
+    let status = daemon.status()?;
+    let name = status["clusters"][0]["active_pair"].as_str().context("no pair is active")?;
+    Ok(if name == pair(1) { 1 } else { 2 })
+}
+
+/// Fences the old primary, waits until the new one has all, moves the routes, makes the new one writable.
+fn by_hand(lab: &Lab, daemon: &Daemon, to: usize) -> Result<()> {
+    let (old, new) = (lab.db(primary(3 - to)), lab.db(primary(to)));
+    old.set_read_only(true)?;
+    let fork = old.fork();
+    let position = old.sql(match fork {
+        Fork::MariaDb => "SELECT @@gtid_binlog_pos",
+        Fork::MySql => "SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')",
+    })?;
+    let position = position.replace("\\n", "");
+    let waited = new.sql(&match fork {
+        Fork::MariaDb => format!("SELECT MASTER_GTID_WAIT('{position}', {CATCH_UP_S})"),
+        Fork::MySql => format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{position}', {CATCH_UP_S})"),
+    })?;
+    ensure!(waited == "0", "the new primary has not caught up to {position} in {CATCH_UP_S} s");
+    daemon.ctl(&["flip", "--route-only", "--drain", "cut", "--to", &pair(to)])?;
+    new.set_read_only(false)
+}
