@@ -1,10 +1,18 @@
 //! Flips of a lab, in the ways that there are to flip.
 
-use std::time::Instant;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Lab, clients::pause::Flip, daemon::Daemon, flavour::Fork};
+use super::{
+    Lab,
+    clients::{Clients, pause::Flip},
+    daemon::Daemon,
+    flavour::Fork,
+};
 
 /// How to flip.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,6 +25,12 @@ pub enum Way {
     RouteOnly,
 }
 
+/// Time between two flips, in which clients come back and write.
+const BETWEEN: Duration = Duration::from_millis(1500);
+/// Longest wait until clients write again after a flip.
+const RETURN_LIMIT: Duration = Duration::from_secs(30);
+/// Acknowledged transactions that count as clients at work.
+const AT_WORK: u64 = 50;
 /// Longest wait of the standby for what the old primary wrote, in seconds.
 const CATCH_UP_S: u32 = 30;
 
@@ -56,6 +70,40 @@ impl Way {
         }
         Ok(Flip { start, end: Instant::now() })
     }
+}
+
+/// Flips to and fro while clients work, and lets them work after the last one; `progress` is told after each.
+pub fn flip_under_load(
+    way: Way,
+    lab: &Lab,
+    daemon: &Daemon,
+    clients: &Clients,
+    count: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Flip>> {
+    wait_at_work(clients)?;
+    let mut flips = Vec::new();
+    for number in 1..=count {
+        thread::sleep(BETWEEN);
+        let to = 3 - active(daemon)?;
+        let flip = way.flip(lab, daemon, to);
+        flips.push(flip.with_context(|| format!("flip {number}, to {}", pair(to)))?);
+        wait_at_work(clients).with_context(|| format!("after flip {number}"))?;
+        progress(number);
+    }
+    thread::sleep(BETWEEN);
+    Ok(flips)
+}
+
+/// Waits until writes are acknowledged from now on.
+pub fn wait_at_work(clients: &Clients) -> Result<()> {
+    let (start, before) = (Instant::now(), clients.commits());
+    while clients.commits() < before + AT_WORK {
+        let limit = RETURN_LIMIT;
+        ensure!(start.elapsed() < limit, "clients do not write again within {limit:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Name of a pair of the lab's configuration.

@@ -48,7 +48,7 @@ pub struct Options {
     pub readers: u32,
     /// Time of a client between two transactions.
     pub think: Duration,
-    /// Time inside a reader's transaction, between its two statements. Writers have none.
+    /// Time inside a transaction, between its two statements: of all readers, and of every fourth writer.
     pub dwell: Duration,
     pub write_vip: SocketAddr,
     pub read_vip: SocketAddr,
@@ -60,7 +60,7 @@ impl Default for Options {
             writers: 16,
             readers: 4,
             think: Duration::from_millis(5),
-            dwell: Duration::ZERO,
+            dwell: Duration::from_millis(50),
             write_vip: VIP_WRITE.into(),
             read_vip: VIP_READ.into(),
         }

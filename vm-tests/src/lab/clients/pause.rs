@@ -54,7 +54,8 @@ pub fn median_and_max(sorted: &[Duration]) -> (Duration, Duration) {
 
 /// The longest time between two neighbours that touches a flip; `times` are sorted.
 fn longest(times: &[Instant], flip: Flip) -> Duration {
-    let pairs = times.windows(2).filter(|pair| pair[1] >= flip.start && pair[0] <= flip.end + AFTER);
+    let pairs =
+        times.windows(2).filter(|pair| pair[1] >= flip.start && pair[0] <= flip.end + AFTER);
     pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 

@@ -155,9 +155,8 @@ impl Record {
         if kinds.is_empty() {
             return "none".to_owned();
         }
-        let texts = kinds
-            .iter()
-            .map(|((phase, kind), count)| format!("{count} x {kind} {}", phase.name()));
+        let texts =
+            kinds.iter().map(|((phase, kind), count)| format!("{count} x {kind} {}", phase.name()));
         texts.collect::<Vec<_>>().join(", ")
     }
 
