@@ -6,6 +6,7 @@
 //! their transaction ([`record::Phase`]).
 
 pub mod pause;
+pub mod pool;
 pub mod record;
 mod session;
 pub mod verify;
