@@ -3,6 +3,7 @@
 mod build;
 mod ci;
 mod detection;
+mod drains;
 mod flips;
 mod lab;
 mod run;
@@ -73,6 +74,8 @@ enum Bench {
     },
     /// Flips while 16 clients write: what is lost, what clients are told, how long writes pause. Some five minutes.
     Flip(flips::Arguments),
+    /// Reads that return to a replica, by failback and by kind of pool: errors, time, latency. Some ten minutes.
+    Drain(drains::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Packet { json }) => bench_packet(json),
         Command::Bench(Bench::Detection { count, servers }) => detection::bench(count, servers),
         Command::Bench(Bench::Flip(arguments)) => flips::bench(&arguments),
+        Command::Bench(Bench::Drain(arguments)) => drains::bench(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

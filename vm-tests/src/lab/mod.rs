@@ -7,6 +7,7 @@ pub mod client;
 pub mod clients;
 pub mod daemon;
 pub mod database;
+pub mod failback;
 pub mod fault;
 pub mod flavour;
 pub mod flipper;

@@ -41,12 +41,13 @@ const PACKAGES: [&str; 8] = [
     "libslf4j-java",
     "libmariadb-java",
 ];
-const JARS: [&str; 6] = [
+const JARS: [&str; 7] = [
     "HikariCP",
     "commons-dbcp2",
     "commons-pool2",
     "commons-logging",
     "slf4j-api",
+    "slf4j-nop",
     "mariadb-java-client",
 ];
 
