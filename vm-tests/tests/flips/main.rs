@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod loss;
+mod rolling_ddl;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
