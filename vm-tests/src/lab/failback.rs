@@ -90,7 +90,7 @@ pub fn fail_and_return(
 ) -> Result<Returned> {
     // A pool opens as many connections as are in use at a time.
     let most = options.readers as usize / 2;
-    wait_for("reads go to the replica", || Ok(is_read_from_replica(daemon)?))?;
+    wait_for("reads go to the replica", || is_read_from_replica(daemon))?;
     let running = readers.start(lab, options)?;
     wait_for("clients read from the replica", || Ok(clients_of(lab, REPLICA)? >= most))?;
     lab.db_mut(REPLICA).kill()?;
@@ -99,7 +99,7 @@ pub fn fail_and_return(
     thread::sleep(PEACE);
     let starting = Instant::now();
     lab.db_mut(REPLICA).start()?;
-    wait_for("reads go to the replica again", || Ok(is_read_from_replica(daemon)?))?;
+    wait_for("reads go to the replica again", || is_read_from_replica(daemon))?;
     let returned = Instant::now();
     let mut left = clients_of(lab, PRIMARY)?;
     while left > 0 && returned.elapsed() < limit {

@@ -48,13 +48,12 @@ pub(super) async fn close(conn: Conn) {
 fn kind(error: &Error) -> Kind {
     match error {
         Error::Server(error) => Kind::Server(error.code),
-        Error::Io(IoError::Io(error)) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Kind::Refused,
-            io::ErrorKind::TimedOut => Kind::Timeout,
-            // Whatever it is called, the connection is no more.
-            _ => Kind::Lost,
-        },
-        Error::Io(IoError::Tls(_)) => Kind::Lost,
+        Error::Io(IoError::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Kind::Refused
+        }
+        Error::Io(IoError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
+        // Whatever the kernel calls it, the connection is no more.
+        Error::Io(IoError::Io(_) | IoError::Tls(_)) => Kind::Lost,
         Error::Driver(DriverError::ConnectionClosed) => Kind::Lost,
         Error::Driver(_) | Error::Url(_) | Error::Other(_) => Kind::Other,
     }
