@@ -53,6 +53,7 @@ fn measure(arguments: &Arguments, failback: &str) -> Result<Vec<String>> {
     let name = format!("bench{}", std::process::id());
     let options = Options { servers: arguments.servers, servers_count: 2, ..Options::new(&name) };
     let mut lab = Lab::up(&options, |step| say(&format!("lab: {step}")))?;
+    lab.grant_flips()?;
     lab.db(1).sql(TABLES)?;
     let config = lab.write_config(|text| config(&text, failback, arguments.deadline))?;
     let mut daemon = lab.daemon(&config);

@@ -70,6 +70,7 @@ fn run(arguments: &Arguments, servers: Flavour) -> Result<Run> {
     let both_writable = way.needs_two_writable();
     let options = Options { servers, both_writable, ..Options::new(&name) };
     let lab = Lab::up(&options, |step| say(&format!("lab: {step}")))?;
+    lab.grant_flips()?;
     lab.db(1).sql(TABLES)?;
     let config = lab.write_config(|text| text)?;
     let mut daemon = lab.daemon(&config);

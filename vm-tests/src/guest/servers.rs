@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
         Path::new(DIR),
     )?;
     servers.replicate(true)?;
+    servers.grant_flips()?;
     std::fs::write(READY, "")?;
     loop {
         thread::sleep(Duration::from_secs(3600));

@@ -215,6 +215,17 @@ impl Database {
         Ok(())
     }
 
+    /// Ends the connections whose statement has a word in it: those of a client that was killed run on.
+    pub fn kill_statements(&self, word: &str) -> Result<()> {
+        let list = self.sql("SHOW FULL PROCESSLIST")?;
+        for row in list.lines().filter(|row| row.contains(word)) {
+            let id = row.split('\t').next().unwrap_or_default();
+            // It may have ended by itself meanwhile.
+            _ = self.sql(&format!("KILL {id}"));
+        }
+        Ok(())
+    }
+
     /// Starts the server again after [`Database::kill`].
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
@@ -266,6 +277,13 @@ impl Database {
     pub(crate) fn create_accounts(&self) -> Result<()> {
         self.sql(&self.fork().create_accounts())?;
         Ok(())
+    }
+
+    /// Gives the check account what a safe flip needs besides.
+    pub fn grant_flips(&self) -> Result<()> {
+        let is_writable = self.sql("SELECT @@global.read_only")? == "0";
+        self.sql(&self.fork().grant_flips())?;
+        if is_writable { self.set_read_only(false) } else { Ok(()) }
     }
 
     pub fn replicate_from(&self, source: Ipv4Addr) -> Result<()> {

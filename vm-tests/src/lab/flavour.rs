@@ -146,6 +146,24 @@ impl Fork {
         )
     }
 
+    /// Gives the check account what a safe flip needs besides; not in the binary log.
+    pub(crate) fn grant_flips(self) -> String {
+        let (before, after) = match self {
+            Self::MariaDb => ("", ""),
+            Self::MySql => ("SET GLOBAL super_read_only=0;", "SET GLOBAL super_read_only=1;"),
+        };
+        let grants = match self {
+            Self::MariaDb => format!(
+                "GRANT PROCESS, CONNECTION ADMIN, READ_ONLY ADMIN, RELOAD ON *.* TO '{CHECK_USER}'@'%';"
+            ),
+            Self::MySql => format!(
+                "GRANT PROCESS, CONNECTION_ADMIN, SYSTEM_VARIABLES_ADMIN, XA_RECOVER_ADMIN ON *.* TO '{CHECK_USER}'@'%';
+                 GRANT SELECT ON performance_schema.* TO '{CHECK_USER}'@'%';"
+            ),
+        };
+        format!("SET SESSION sql_log_bin=0; {before} {grants} {after}")
+    }
+
     /// Starts replication from a server.
     pub(crate) fn replicate_from(self, source: Ipv4Addr) -> String {
         match self {

@@ -1,11 +1,13 @@
 //! Flips of a lab, in the ways that there are to flip.
 
 use std::{
+    process::Child,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 
 use super::{
     Lab,
@@ -31,6 +33,10 @@ const BETWEEN: Duration = Duration::from_millis(1500);
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 /// Acknowledged transactions that count as clients at work.
 const AT_WORK: u64 = 50;
+/// Longest wait for a step of a flip.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for the end of a flip that something befell.
+const SETTLED_LIMIT: Duration = Duration::from_secs(90);
 /// Longest wait of the standby for what the old primary wrote, in seconds.
 const CATCH_UP_S: u32 = 30;
 
@@ -62,7 +68,9 @@ impl Way {
         let start = Instant::now();
         let pair = pair(to);
         match self {
-            Self::Safe => daemon.ctl(&["flip", "--to", &pair]).map(|_| ())?,
+            Self::Safe => {
+                daemon.ctl(&["flip", "--force", "recent_flip", "--to", &pair])?;
+            }
             Self::ByHand => by_hand(lab, daemon, to)?,
             Self::RouteOnly => {
                 daemon.ctl(&["flip", "--route-only", "--drain", "cut", "--to", &pair])?;
@@ -104,6 +112,67 @@ pub fn wait_at_work(clients: &Clients) -> Result<()> {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// A `pairflip flip` that is under way.
+#[derive(Debug)]
+pub struct UnderWay {
+    child: Child,
+    start: Instant,
+}
+
+/// How a `pairflip flip` ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    /// Standard output and standard error.
+    pub said: String,
+    pub flip: Flip,
+}
+
+impl UnderWay {
+    pub fn start(daemon: &Daemon, arguments: &[&str]) -> Result<Self> {
+        let start = Instant::now();
+        let flip = ["flip", "--force", "recent_flip"];
+        Ok(Self { child: daemon.start_pairflip(&[&flip, arguments].concat())?, start })
+    }
+
+    /// Waits until the flip is at a step, where something must keep it.
+    pub fn wait_step(&self, daemon: &Daemon, name: &str) -> Result<()> {
+        let mut last = Value::Null;
+        while self.start.elapsed() < STEP_LIMIT {
+            last = daemon.status()?["clusters"][0]["flip"].take();
+            let step = last["steps"].as_array().and_then(|steps| steps.last());
+            if step.is_some_and(|step| step["name"] == name) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        bail!("the flip did not come to {name} within {STEP_LIMIT:?}: {last}");
+    }
+
+    pub fn end(self) -> Result<Ended> {
+        let output = self.child.wait_with_output().context("waiting for pairflip flip")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Ended {
+            code: output.status.code(),
+            said: text(&output.stdout) + &text(&output.stderr),
+            flip: Flip { start: self.start, end: Instant::now() },
+        })
+    }
+}
+
+/// Waits until no flip is under way: it was finished or undone.
+pub fn wait_settled(daemon: &Daemon) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let flip = daemon.status()?["clusters"][0]["flip"].take();
+        if flip.is_null() {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < SETTLED_LIMIT, "the flip does not end: {flip}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Name of a pair of the lab's configuration.

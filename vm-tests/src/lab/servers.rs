@@ -62,6 +62,11 @@ impl Servers {
         Ok(())
     }
 
+    /// Gives the check account what safe flips need besides, on all of them.
+    pub(crate) fn grant_flips(&self) -> Result<()> {
+        self.databases.iter().try_for_each(Database::grant_flips)
+    }
+
     pub(crate) fn get(&self, number: usize) -> &Database {
         &self.databases[number - 1]
     }

@@ -3,18 +3,30 @@
 //! Each test has a lab of its own.
 #![cfg(test)]
 
+mod faults;
 mod loss;
 mod rolling_ddl;
+mod safe;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
 use pairflip_vm_tests::{
-    Daemon, Flavour, Lab, Options,
+    Daemon, Flavour, Fork, Lab, Options,
     lab::{
         clients::{self, Clients, TABLES, pause::Flip, pause::Pauses, record::Record, verify},
-        flipper::{self, Way},
+        flipper::{self, UnderWay, Way},
+        topology::VIP_WRITE,
     },
 };
+
+/// Exit codes of `pairflip flip`.
+const REFUSED: i32 = 1;
+const UNDONE: i32 = 4;
+const UNDONE_IN_TIME: i32 = 5;
 
 /// A lab with the daemon running and the clients' tables in it.
 fn start(servers: Flavour, both_writable: bool) -> (Lab, Daemon) {
@@ -22,7 +34,9 @@ fn start(servers: Flavour, both_writable: bool) -> (Lab, Daemon) {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("f{}x{count}", std::process::id());
     let lab = Lab::up(&Options { both_writable, servers, ..Options::new(&name) }, |_| {}).unwrap();
+    lab.grant_flips().unwrap();
     lab.db(1).sql(TABLES).unwrap();
+    lab.db(1).sql("CREATE TABLE app.open (n INT); INSERT INTO app.open VALUES (0)").unwrap();
     let config = lab.write_config(|config| config).unwrap();
     let mut daemon = lab.daemon(&config);
     daemon.start().unwrap();
