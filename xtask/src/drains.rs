@@ -51,7 +51,12 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
 /// Every kind of pool, one after another, in one lab.
 fn measure(arguments: &Arguments, failback: &str) -> Result<Vec<String>> {
     let name = format!("bench{}", std::process::id());
-    let options = Options { servers: arguments.servers, servers_count: 2, ..Options::new(&name) };
+    let options = Options {
+        servers: arguments.servers,
+        servers_count: 2,
+        performance_schema: true,
+        ..Options::new(&name)
+    };
     let mut lab = Lab::up(&options, |step| say(&format!("lab: {step}")))?;
     lab.grant_flips()?;
     lab.db(1).sql(TABLES)?;

@@ -68,7 +68,8 @@ fn run(arguments: &Arguments, servers: Flavour) -> Result<Run> {
     let Arguments { count, way, writers, readers, .. } = *arguments;
     let name = format!("bench{}", std::process::id());
     let both_writable = way.needs_two_writable();
-    let options = Options { servers, both_writable, ..Options::new(&name) };
+    let options =
+        Options { servers, both_writable, performance_schema: true, ..Options::new(&name) };
     let lab = Lab::up(&options, |step| say(&format!("lab: {step}")))?;
     lab.grant_flips()?;
     lab.db(1).sql(TABLES)?;

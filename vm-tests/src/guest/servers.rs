@@ -32,6 +32,7 @@ pub fn run() -> Result<()> {
     servers.start(
         Flavour::MariaDb1011,
         4,
+        Flavour::MariaDb1011.fork().performance_schema(),
         Topology::TwoArm,
         Namespace::existing,
         Path::new(DIR),

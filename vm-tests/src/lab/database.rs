@@ -62,6 +62,7 @@ impl Database {
         address: Ipv4Addr,
         server_id: usize,
         dir: &Path,
+        options: &[&str],
     ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut database = Self {
@@ -71,7 +72,7 @@ impl Database {
             server_id,
             namespace,
             dir: dir.to_owned(),
-            options: Vec::new(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
             hosts: None,
             child: None,
         };
@@ -177,6 +178,11 @@ impl Database {
             .arg(format!("--socket={}", self.socket().display()))
             .args(["--execute", statements]))
         .map(|text| text.trim_end().to_owned())
+    }
+
+    /// The command-line client of this server's fork with its first options, as words of a line.
+    pub fn client(&self) -> String {
+        self.installation.client().join(" ")
     }
 
     /// Runs statements as [`Database::sql`] does, and returns while they run. Killing the client ends them.

@@ -64,6 +64,8 @@ pub struct Options {
     pub servers: Flavour,
     /// How many of the servers 1 to 4 are started. The configuration names all of them.
     pub servers_count: usize,
+    /// MariaDB records transactions and locks, as MySQL does unasked: what a flip looks at under load.
+    pub performance_schema: bool,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ impl Options {
             both_writable: false,
             servers: Flavour::default(),
             servers_count: 4,
+            performance_schema: false,
         }
     }
 }
@@ -114,6 +117,11 @@ impl Lab {
         lab.servers.start(
             options.servers,
             options.servers_count,
+            if options.performance_schema {
+                options.servers.fork().performance_schema()
+            } else {
+                &[]
+            },
             options.topology,
             |host| namespace(&options.name, host),
             &dir,

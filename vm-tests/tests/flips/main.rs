@@ -33,7 +33,9 @@ fn start(servers: Flavour, both_writable: bool) -> (Lab, Daemon) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("f{}x{count}", std::process::id());
-    let lab = Lab::up(&Options { both_writable, servers, ..Options::new(&name) }, |_| {}).unwrap();
+    let options =
+        Options { both_writable, servers, performance_schema: true, ..Options::new(&name) };
+    let lab = Lab::up(&options, |_| {}).unwrap();
     lab.grant_flips().unwrap();
     lab.db(1).sql(TABLES).unwrap();
     lab.db(1).sql("CREATE TABLE app.open (n INT); INSERT INTO app.open VALUES (0)").unwrap();

@@ -60,7 +60,7 @@ impl Default for Options {
         Self {
             writers: 16,
             readers: 4,
-            think: Duration::from_millis(5),
+            think: Duration::from_millis(20),
             dwell: Duration::from_millis(50),
             write_vip: VIP_WRITE.into(),
             read_vip: VIP_READ.into(),
