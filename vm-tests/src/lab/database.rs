@@ -62,6 +62,7 @@ impl Database {
         address: Ipv4Addr,
         server_id: usize,
         dir: &Path,
+        options: &[&str],
     ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut database = Self {
@@ -71,7 +72,7 @@ impl Database {
             server_id,
             namespace,
             dir: dir.to_owned(),
-            options: Vec::new(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
             hosts: None,
             child: None,
         };
@@ -179,6 +180,11 @@ impl Database {
         .map(|text| text.trim_end().to_owned())
     }
 
+    /// The command-line client of this server's fork with its first options, as words of a line.
+    pub fn client(&self) -> String {
+        self.installation.client().join(" ")
+    }
+
     /// Runs statements as [`Database::sql`] does, and returns while they run. Killing the client ends them.
     pub fn sql_in_background(&self, statements: &str) -> Result<Child> {
         let program = self.installation.client();
@@ -279,9 +285,11 @@ impl Database {
         Ok(())
     }
 
-    pub(crate) fn grant_flips(&self) -> Result<()> {
+    /// Gives the check account what a safe flip needs besides.
+    pub fn grant_flips(&self) -> Result<()> {
+        let is_writable = self.sql("SELECT @@global.read_only")? == "0";
         self.sql(&self.fork().grant_flips())?;
-        Ok(())
+        if is_writable { self.set_read_only(false) } else { Ok(()) }
     }
 
     pub fn replicate_from(&self, source: Ipv4Addr) -> Result<()> {
