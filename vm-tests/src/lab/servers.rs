@@ -47,11 +47,6 @@ impl Servers {
         Ok(())
     }
 
-    /// Lets the check account do what a flip needs.
-    pub(crate) fn grant_flips(&self) -> Result<()> {
-        self.databases.iter().try_for_each(Database::grant_flips)
-    }
-
     /// Starts replication between those that run, and makes the primary of pair1 writable, and that of pair2 if wanted.
     pub(crate) fn replicate(&self, both_writable: bool) -> Result<()> {
         let count = self.databases.len();
