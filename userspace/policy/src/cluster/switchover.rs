@@ -94,8 +94,11 @@ pub(super) struct Switchover {
     is_stuck: bool,
     /// The first checks after a restart are waited for until then.
     patience: Moment,
-    /// The kernel said at the start that the new pair is active.
-    kernel_has_swapped: bool,
+    /// The last position of the old primary is one that nothing was written after: the kernel had swapped when the daemon
+    /// was started, or it was read since.
+    is_sure: bool,
+    /// The new primary may take writes, for all that is known before its first answer.
+    must_hear_new: bool,
     warnings: Vec<FlipWarning>,
 }
 

@@ -445,7 +445,10 @@ impl World {
                     && backend.health.is_up()
                     && backend.fitness.is_none_or(Health::is_up)
             };
-            if table.routes[usize::from(READS.0)].shares().is_empty() {
+            // After a reboot in the middle of a switchover no routes are made before the state file is right.
+            let step = view.flip.and_then(|flip| flip.switchover).map(|it| it.step);
+            let is_resumed = step == Some(SwitchoverStep::Resume);
+            if table.routes[usize::from(READS.0)].shares().is_empty() && !is_resumed {
                 assert!(
                     !pair.backends.iter().any(is_fit),
                     "reads are refused beside a fit backend"

@@ -37,6 +37,10 @@ impl Cluster {
             (SwitchoverStep::Survey, Ok(StepAnswer::Surveyed(survey))) => {
                 self.surveyed(&survey, now, outputs);
             }
+            (SwitchoverStep::Survey, Err(failure)) => {
+                let survey = Survey { from: Err(failure.clone()), to: Err(failure) };
+                self.surveyed(&survey, now, outputs);
+            }
             (SwitchoverStep::Fence, Ok(StepAnswer::Fenced { was_read_only: true })) => {
                 let text = "somebody else made the old primary read-only meanwhile";
                 self.undo_switchover(UndoCause::Error, text.into(), now, outputs);
@@ -179,6 +183,14 @@ impl Cluster {
             SwitchoverStep::Prepare if running.write_failed.is_some() => {
                 self.not_prepared(now, outputs);
             }
+            // After a restart; else the swap leads on.
+            SwitchoverStep::Commit if self.flip.is_none() && self.is_written() => {
+                self.enter(SwitchoverStep::Unfence, now, outputs);
+            }
+            SwitchoverStep::Commit if self.flip.is_none() && running.write_failed.is_some() => {
+                let text = "nobody takes writes until the state file can be written: make room or fix permissions in state_dir";
+                self.stuck(text.into(), now, outputs);
+            }
             SwitchoverStep::CatchUp => {
                 self.send(Step::CatchUp { from, to }, None, now, outputs);
             }
@@ -295,8 +307,7 @@ impl Cluster {
 
     /// Waits until the kernel has the routes that follow from a new primary that takes writes.
     fn open(&mut self, now: Moment, outputs: &mut Outputs) {
-        let is_in_force = self.table.as_ref().is_some_and(|table| table.active == self.active);
-        if is_in_force && self.swap.under_way.is_none() && self.swap.retry_at.is_none() {
+        if self.swap.under_way.is_none() && self.is_table_as_wanted() {
             // The end of the pause comes first, or a SYN waits a second for its next try.
             self.enter(SwitchoverStep::Release, now, outputs);
         }
