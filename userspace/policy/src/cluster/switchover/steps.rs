@@ -54,6 +54,7 @@ impl Cluster {
             }
             (SwitchoverStep::Unfence, result) => self.unfence_done(result, now, outputs),
             (SwitchoverStep::Release, result) => {
+                self.pause_ended(now);
                 let warning = result.err().map(|it| FlipWarning::NotReleased { text: it.text });
                 self.warn(warning);
                 self.enter(SwitchoverStep::EndSessions, now, outputs);
@@ -212,7 +213,8 @@ impl Cluster {
             }
             SwitchoverStep::Open => self.open(now, outputs),
             SwitchoverStep::Release => {
-                self.send(Step::Release, Some(LOCAL_TIMEOUT), now, outputs);
+                // Who is held sees a plain close in the next step, and finds the new primary.
+                self.send(Step::Release { keep_held: true }, Some(LOCAL_TIMEOUT), now, outputs);
             }
             SwitchoverStep::EndSessions => {
                 let step = Step::EndSessions { backend: from };
@@ -289,7 +291,6 @@ impl Cluster {
         let Some(running) = &mut self.switchover else { return };
         match result {
             Ok(_) => {
-                running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
                 self.enter(SwitchoverStep::Open, now, outputs);
             }
             Err(StepFailure { fault: StepFault::Unknown, text }) => {
@@ -351,6 +352,12 @@ impl Cluster {
         if let Some(request) = running.request {
             let outcome = SwitchoverOutcome::Done { done, paused, took };
             outputs.push_back(Output::SwitchoverReply { request, outcome });
+        }
+    }
+
+    fn pause_ended(&mut self, now: Moment) {
+        if let Some(running) = &mut self.switchover {
+            running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
         }
     }
 
