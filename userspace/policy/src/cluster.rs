@@ -18,12 +18,14 @@
 //! | a switchover at any step before the new primary is told | failure, deadline, `CallOff` | undone | switchover |
 //! | a switchover swapped | `StepDone` of the unfence | the new primary takes writes | switchover |
 //! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
+//! | flows are left behind, `idle` or a deadline | - | draining, until `Drained` or until the reason is gone | operator, flip, checked |
 //!
 //! Swap and state file are driven towards a goal: after every input, [`Cluster::advance`] compares
 //! what is known to be in force with what should be, and asks for one step of each at most.
 
 mod admin;
 mod advance;
+mod drains;
 mod failover;
 mod report;
 mod start;
@@ -46,7 +48,10 @@ use crate::{
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
-    reason::{ChangeReason, EndReason, FlipWarning, IgnoredReason, PersistReason, RouteReason},
+    reason::{
+        ChangeReason, DrainReason, EndReason, FlipWarning, IgnoredReason, PersistReason,
+        RouteReason,
+    },
     routing::{self, Backends},
     switchover::{Intent, Precondition, StepId},
     view::{ChecksState, FlipStage},
@@ -81,6 +86,8 @@ pub(crate) struct Cluster {
     may_fail_back: bool,
     /// What operators said; who is not here is ready.
     admin: BTreeMap<AdminTarget, AdminSetting>,
+    /// Flows that are being drained, and why.
+    drains: BTreeMap<EndWhich, DrainReason>,
     swap: Swap,
     state_file: StateFile,
 }
@@ -152,6 +159,7 @@ impl Cluster {
             presumed,
             may_fail_back: false,
             admin,
+            drains: BTreeMap::new(),
             swap: Swap::default(),
             state_file: StateFile {
                 holds: state_file.map(|pair| Written {
@@ -354,6 +362,10 @@ impl Cluster {
             if from.is_some_and(|from| from.backends().eq(to.backends())) {
                 continue;
             }
+            if to.shares().is_empty() && self.is_committing() {
+                // Writes are paused, and open again with the next table.
+                continue;
+            }
             let what = EventKind::RouteChanged {
                 route: route.id,
                 from: from.cloned(),
@@ -363,6 +375,7 @@ impl Cluster {
             };
             self.event(what, now, outputs);
         }
+        self.stop_drains_of_routes(&table, outputs);
         if let Some(old) = old.filter(|old| old.active == table.active) {
             self.fail_back(&old, &table, outputs);
         }
@@ -382,13 +395,14 @@ impl Cluster {
         let returned: Vec<_> = self.spec.routes.iter().filter(returned).cloned().collect();
         for route in returned {
             self.may_fail_back = false;
-            if route.failback == Failback::Cut {
-                outputs.push_back(Output::EndFlows {
-                    cluster: self.spec.id,
-                    which: EndWhich::Route(route.id, primary),
-                    reason: EndReason::Failback,
-                });
-            }
+            let mode = match route.failback {
+                Failback::NewConnections | Failback::Off => continue,
+                Failback::Idle => Drain::Idle,
+                Failback::Cut => Drain::Cut,
+            };
+            let which = EndWhich::Route(route.id, primary);
+            let why = (DrainReason::Failback, EndReason::Failback);
+            self.drain(which, mode, self.spec.drain_deadline, why, outputs);
         }
     }
 
@@ -396,17 +410,18 @@ impl Cluster {
         self.active = flip.to;
         self.may_fail_back = false;
         self.presumed.clear();
-        let (request, reason) = match flip.cause {
+        self.stop_drains_of_active(flip.to, outputs);
+        let (request, why) = match flip.cause {
             // It ends flows once the new primary takes writes.
             FlipCause::Switchover { .. } => return self.switchover_swapped(now, outputs),
-            FlipCause::Operator { request } => (Some(request), EndReason::FlipCut { request }),
-            FlipCause::Failover => (None, EndReason::FailoverCut),
+            FlipCause::Operator { request } => {
+                (Some(request), (DrainReason::Flip, EndReason::FlipCut { request }))
+            }
+            FlipCause::Failover => (None, (DrainReason::Failover, EndReason::FailoverCut)),
         };
         self.last_flip = Some(now);
-        if flip.drain == Drain::Cut {
-            let (cluster, which) = (self.spec.id, EndWhich::Pair(flip.from));
-            outputs.push_back(Output::EndFlows { cluster, which, reason });
-        }
+        let which = EndWhich::Pair(flip.from);
+        self.drain(which, flip.drain, self.spec.drain_deadline, why, outputs);
         let Some(request) = request else {
             return self.failed_over(flip.since, now, outputs);
         };

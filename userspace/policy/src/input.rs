@@ -16,7 +16,7 @@ use crate::{
     failover::{Failover, FailoverMemory},
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     moment::Moment,
-    output::{RouteTable, Share},
+    output::{EndWhich, RouteTable, Share},
     switchover::{Intent, Limits, Precondition, StepAnswer, StepFailure, StepId},
 };
 
@@ -46,6 +46,8 @@ pub struct ClusterSpec {
     pub hold_off: Duration,
     /// What a flip does to the old pair's flows when the request does not say.
     pub drain: Drain,
+    /// After this time what is left of flows that are drained is cut; `None`: never.
+    pub drain_deadline: Option<Duration>,
     pub failover: Failover,
     /// In the order of their ids, starting with 0.
     pub routes: Vec<RouteSpec>,
@@ -73,6 +75,8 @@ pub enum Failback {
     /// New flows go to replicas; those on the primary live on.
     #[default]
     NewConnections,
+    /// And each of those on the primary is ended when it is idle.
+    Idle,
     /// And those on the primary are ended.
     Cut,
     /// They do not, until an operator says so or another pair becomes active.
@@ -158,8 +162,10 @@ pub struct AdminSetting {
 /// What happens to the old pair's flows when a flip sends new ones elsewhere.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Drain {
-    /// They live on.
+    /// They live on, until a deadline if there is one.
     Finish,
+    /// Each is ended as soon as it is idle and outside a transaction, all others at a deadline if there is one.
+    Idle,
     /// They are ended now.
     Cut,
 }
@@ -248,6 +254,8 @@ pub enum Input {
         setting: AdminSetting,
         /// What happens to the target's flows.
         flows: Drain,
+        /// When what is left of them is cut; `None`: never.
+        deadline: Option<Duration>,
     },
     /// The answer to [`crate::Output::SwapRoutes`]: the kernel's table was replaced, or is the old
     /// one.
@@ -256,8 +264,21 @@ pub enum Input {
     Persisted { cluster: ClusterId, result: Result<(), PersistError> },
     /// The answer to [`crate::Output::Fence`]: the server was seen read-only, or it is not known to be.
     Fenced { cluster: ClusterId, backend: BackendId, result: Result<Fenced, FenceError> },
+    /// The answer to [`crate::Output::DrainFlows`]: nothing is left to drain, or nothing is done about it.
+    Drained { cluster: ClusterId, which: EndWhich, result: Drained },
     /// The answer to [`crate::Output::Unfence`]: the server was seen writable, or it is not known to be.
     Unfenced { cluster: ClusterId, backend: BackendId, result: Result<(), FenceError> },
+}
+
+/// How a drain ended.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Drained {
+    /// Flows ended while they were idle.
+    pub ended: u64,
+    /// Flows cut at the deadline.
+    pub cut: u64,
+    /// Why servers let nobody look, and what to run there; nothing was done about their flows.
+    pub refused: Option<String>,
 }
 
 /// What one probe found.

@@ -111,9 +111,11 @@ impl Policy {
                 Some(cluster) => cluster.step_done(id, result, now, outputs),
                 None => self.ignore(IgnoredReason::UnknownCluster),
             },
-            Input::SetAdmin { cluster, target, setting, flows } => {
+            Input::SetAdmin { cluster, target, setting, flows, deadline } => {
                 match self.clusters.get_mut(&cluster) {
-                    Some(cluster) => cluster.set_admin(target, setting, flows, now, outputs),
+                    Some(cluster) => {
+                        cluster.set_admin(target, setting, (flows, deadline), now, outputs);
+                    }
                     None => self.ignore(IgnoredReason::UnknownCluster),
                 }
             }
@@ -129,6 +131,10 @@ impl Policy {
             },
             Input::Fenced { cluster, backend, result } => match self.clusters.get_mut(&cluster) {
                 Some(cluster) => cluster.fence_answered(backend, result, now, outputs),
+                None => self.ignore(IgnoredReason::UnknownCluster),
+            },
+            Input::Drained { cluster, which, result } => match self.clusters.get_mut(&cluster) {
+                Some(cluster) => cluster.drained(which, result, now, outputs),
                 None => self.ignore(IgnoredReason::UnknownCluster),
             },
             Input::Unfenced { cluster, backend, result } => match self.clusters.get_mut(&cluster) {

@@ -9,11 +9,11 @@ use crate::{
     failover::{FailoverMemory, FailoverRefused, LastFailover},
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
-    input::{Admin, AdminTarget, Cause, Drain},
+    input::{Admin, AdminTarget, Cause, Drain, Drained},
     moment::Moment,
     reason::{
-        ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
-        PersistReason, RouteReason,
+        ActiveSource, BackendReason, ChangeReason, DrainReason, EndReason, FlipWarning,
+        IgnoredReason, PersistReason, RouteReason,
     },
     switchover::{
         Intent, Judged, Judgement, Precondition, Step, StepId, SwitchoverOutcome, SwitchoverStep,
@@ -29,6 +29,18 @@ pub enum Output {
     SwapRoutes { cluster: ClusterId, table: RouteTable, reason: ChangeReason },
     /// End flows on both sides with RST. No answer.
     EndFlows { cluster: ClusterId, which: EndWhich, reason: EndReason },
+    /// End flows by and by, and cut what is left of them at the deadline; answer with [`crate::Input::Drained`] when none is left. Replaces
+    /// what was under way for the same ones.
+    DrainFlows {
+        cluster: ClusterId,
+        which: EndWhich,
+        /// Not [`Drain::Cut`].
+        mode: Drain,
+        deadline: Option<Duration>,
+        reason: DrainReason,
+    },
+    /// Let flows live that are being drained. No answer.
+    StopDrain { cluster: ClusterId, which: EndWhich },
     /// Write the active pair, what is to be remembered of failovers, and how far a switchover is to the state file
     /// durably; answer with [`crate::Input::Persisted`]. One per cluster is under way, and the swap of a flip follows
     /// only after success.
@@ -153,7 +165,7 @@ impl Share {
 }
 
 /// Which flows to end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum EndWhich {
     Backend(BackendId),
     /// Those to any backend of the pair.
@@ -507,6 +519,12 @@ pub enum EventKind {
         /// Its time ran out.
         expired: bool,
     },
+    /// Draining came to an end, or was refused by a server.
+    Drained {
+        which: EndWhich,
+        reason: DrainReason,
+        result: Drained,
+    },
     /// An input that does not fit; nothing changed.
     Ignored {
         reason: IgnoredReason,
@@ -515,7 +533,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
-    pub const NAMES: [&str; 35] = [
+    pub const NAMES: [&str; 37] = [
         "started",
         "health_changed",
         "fitness_changed",
@@ -551,6 +569,8 @@ impl EventKind {
         "fence_failed",
         "unfence_failed",
         "admin_changed",
+        "drained",
+        "drain_refused",
     ];
 
     /// Returns the word used in JSON.
@@ -592,6 +612,8 @@ impl EventKind {
             Self::FenceFailed { .. } => "fence_failed",
             Self::UnfenceFailed { .. } => "unfence_failed",
             Self::AdminChanged { .. } => "admin_changed",
+            Self::Drained { result: Drained { refused: None, .. }, .. } => "drained",
+            Self::Drained { .. } => "drain_refused",
             Self::Ignored { .. } => "ignored",
         }
     }
@@ -613,8 +635,13 @@ impl EventKind {
             | Self::Fenced { backend }
             | Self::FenceFailed { backend, .. }
             | Self::UnfenceFailed { backend, .. }
+            | Self::Drained {
+                which: EndWhich::Backend(backend) | EndWhich::Route(_, backend),
+                ..
+            }
             | Self::AdminChanged { target: AdminTarget::Backend(backend), .. } => Some(*backend),
             Self::AdminChanged { target: AdminTarget::Pair(_), .. }
+            | Self::Drained { which: EndWhich::Pair(_), .. }
             | Self::Started { .. }
             | Self::AllChecksFailing
             | Self::ChecksAnswering
@@ -720,6 +747,10 @@ impl Event {
             EventKind::AdminChanged { to, .. } => match to {
                 Admin::Ready => Severity::Info,
                 Admin::Drain | Admin::Maint => Severity::Warning,
+            },
+            EventKind::Drained { result, .. } => match result.refused {
+                None => Severity::Info,
+                Some(_) => Severity::Error,
             },
             EventKind::ConditionRestored { .. }
             | EventKind::MaintenanceChanged { reason: None, .. } => Severity::Info,

@@ -7,6 +7,7 @@ use std::{fmt, time::Duration};
 use crate::{
     ids::{BackendId, Generation, PairId, RequestId},
     input::{Admin, AdminTarget, Cause},
+    output::EndWhich,
     switchover::{Precondition, StepId},
 };
 
@@ -345,6 +346,30 @@ impl fmt::Display for EndReason {
     }
 }
 
+/// Why flows are drained.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DrainReason {
+    /// A flip left their pair.
+    Flip,
+    /// A failover did.
+    Failover,
+    /// An operator took their backend or pair out.
+    TakenOut { admin: Admin },
+    /// A read route went back to replicas.
+    Failback,
+}
+
+impl fmt::Display for DrainReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flip => "flip",
+            Self::Failover => "failover",
+            Self::TakenOut { admin } => admin.name(),
+            Self::Failback => "reads went back to replicas",
+        })
+    }
+}
+
 /// Why the active pair is written to the state file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PersistReason {
@@ -420,6 +445,10 @@ pub enum IgnoredReason {
     },
     /// No such switchover is under way.
     NothingToCallOff,
+    /// The end of a drain that is not under way.
+    UnexpectedDrained {
+        which: EndWhich,
+    },
 }
 
 impl fmt::Display for IgnoredReason {
@@ -441,6 +470,7 @@ impl fmt::Display for IgnoredReason {
             }
             Self::UnexpectedStep { id } => write!(f, "nobody waits for {id}"),
             Self::NothingToCallOff => f.write_str("no such switchover is under way"),
+            Self::UnexpectedDrained { which } => write!(f, "{which:?} is not being drained"),
         }
     }
 }

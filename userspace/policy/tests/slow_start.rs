@@ -283,6 +283,8 @@ impl World {
                 | Output::Step { .. }
                 | Output::CancelStep { .. }
                 | Output::SwitchoverReply { .. }
+                | Output::DrainFlows { .. }
+                | Output::StopDrain { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }

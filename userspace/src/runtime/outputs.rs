@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pairflip_policy::{
     ApplyError, BackendId, ClusterId, FailoverMemory, Input, Intent, Output, Pace, PairId,
-    PersistError, PersistReason, RouteTable, RouteTarget, StepFailure, StepFault,
+    PersistError, PersistReason, RouteTable, RouteTarget,
 };
 
 use super::{Runtime, host::forwarding, switchover};
@@ -37,19 +37,25 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
             runtime.unfence(cluster, backend, timeout, reason);
             None
         }
-        Output::Step { cluster, id, step, .. } => {
-            let text = format!("this daemon cannot do the step {} yet", step.name());
-            let result = Err(StepFailure { fault: StepFault::Unreachable, text });
-            Some(Input::StepDone { cluster, id, result })
+        Output::Step { cluster, id, step, timeout } => runtime.step(cluster, id, step, timeout),
+        Output::CancelStep { cluster, id } => {
+            runtime.cancel_step(cluster, id);
+            None
         }
-        // What is done at once cannot be cancelled.
-        Output::CancelStep { .. } => None,
         Output::SwitchoverReply { request, outcome } => {
-            tracing::error!(%request, outcome = outcome.name(), "a switchover was answered that nobody asked for; please report this");
+            runtime.switchover_reply(request, outcome);
             None
         }
         Output::EndFlows { cluster, which, reason } => {
             runtime.end_flows(cluster, which, reason);
+            None
+        }
+        Output::DrainFlows { cluster, which, mode, deadline, reason } => {
+            runtime.drain_flows((cluster, which), mode, deadline, reason);
+            None
+        }
+        Output::StopDrain { cluster, which } => {
+            runtime.drains.stop(cluster, which);
             None
         }
         Output::Reply { request, result } => {

@@ -3,7 +3,8 @@
 use pairflip_common::route::BACKENDS_MAX;
 use pairflip_policy::{
     Access, ActiveSource, Admin, AdminTarget, BackendId, BackendView, ChecksState, ClusterId,
-    ClusterView, Event, EventKind, FenceReason, Health, RouteTarget, RouteView, UnfenceReason,
+    ClusterView, DrainReason, Drained, Event, EventKind, FenceReason, Health, RouteTarget,
+    RouteView, UnfenceReason,
 };
 
 use super::{Runtime, requests::internal};
@@ -95,6 +96,8 @@ fn cluster(
             )),
         },
         failover: super::failover::status(runtime, view, configured),
+        flip: runtime.flip_status(view),
+        drains: runtime.drain_status(view.id),
         pairs,
         routes,
     })
@@ -358,7 +361,22 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
                 }
             }
         }
+        EventKind::Drained { which, reason, result } => {
+            let of = event.cluster.map_or_else(String::new, |id| runtime.drained_name(id, *which));
+            drained(&of, *reason, result)
+        }
         EventKind::Ignored { reason } => format!("ignored: {reason}"),
+    }
+}
+
+fn drained(of: &str, reason: DrainReason, result: &Drained) -> String {
+    let Drained { ended, cut, refused } = result;
+    let counts = format!("{ended} flows ended while idle, {cut} cut at the deadline");
+    match refused {
+        None => format!("{of} is drained ({reason}): {counts}"),
+        Some(why) => format!(
+            "{of} cannot be drained by idleness ({reason}): {why} Until then its flows live on; `pairflip drain` or `maint` with --drain cut ends them ({counts})"
+        ),
     }
 }
 

@@ -289,6 +289,11 @@ impl Cluster {
         })
     }
 
+    /// Returns whether the routes are taken to the new pair, whose primary is about to take writes.
+    pub(super) fn is_committing(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|running| running.step == SwitchoverStep::Commit)
+    }
+
     pub(super) fn switchover_view(&self) -> Option<FlipView> {
         let running = self.switchover.as_ref().filter(|running| !running.dry_run)?;
         Some(FlipView {

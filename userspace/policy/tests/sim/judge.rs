@@ -19,6 +19,10 @@ impl World {
                 assert!(may_act, "nonsense caused a swap");
                 self.judge_table(*cluster, table, *reason, fed);
             }
+            Output::DrainFlows { .. } | Output::StopDrain { .. } => {
+                assert!(may_act, "nonsense caused a drain");
+                self.judge_drain(output);
+            }
             Output::EndFlows { cluster, which, reason: EndReason::TakenOut { .. } } => {
                 self.seen.add("taken_out_cut");
                 let expected = self.site(*cluster).admin_cut.take();
@@ -367,6 +371,7 @@ impl World {
 
     /// Checks what must hold between inputs, when the kernel has what the policy wanted.
     pub(crate) fn judge_rest(&mut self) {
+        self.judge_drains();
         for view in self.policy.view().clusters {
             let mut backends = view.pairs.iter().flat_map(|pair| &pair.backends);
             if backends.any(|backend| backend.reason == BackendReason::Flapping) {

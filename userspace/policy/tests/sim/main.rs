@@ -12,6 +12,7 @@
 mod action;
 #[path = "../common/mod.rs"]
 mod common;
+mod drains;
 mod judge;
 mod server;
 mod switchover;

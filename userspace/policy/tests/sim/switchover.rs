@@ -208,7 +208,7 @@ impl World {
                 self.judge_writers(cluster);
                 result.map_err(step_failure)
             }
-            Step::Pause { .. } | Step::Release | Step::EndSessions { .. } => {
+            Step::Pause { .. } | Step::Release { .. } | Step::EndSessions { .. } => {
                 if fails && late % 2 == 1 {
                     return Err(failure(StepFault::Refused));
                 }
@@ -224,7 +224,7 @@ impl World {
         let site = self.site(cluster);
         match step {
             Step::Pause { time } => site.hold = Some(Hold { backend: None, until: now + *time }),
-            Step::Release => site.hold = None,
+            Step::Release { .. } => site.hold = None,
             Step::EndSessions { backend } => _ = site.flows.remove(backend),
             _ => {}
         }

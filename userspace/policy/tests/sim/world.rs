@@ -22,7 +22,7 @@ pub(crate) struct Seen(BTreeMap<&'static str, u64>);
 
 impl Seen {
     /// What must not be rare.
-    const ALL: [&'static str; 43] = [
+    const ALL: [&'static str; 45] = [
         "flips",
         "refused",
         "undone",
@@ -66,6 +66,8 @@ impl Seen {
         "switch_resumed_undo",
         "paused_writes",
         "steps_cancelled",
+        "drains",
+        "drains_called_off",
     ];
 
     pub(crate) fn add(&mut self, what: &'static str) {
@@ -152,6 +154,8 @@ pub(crate) struct World {
     pub(crate) is_overdue: bool,
     fed_at: Moment,
     pub(crate) waiting: BTreeMap<RequestId, ClusterId>,
+    /// What is being drained, and why.
+    pub(crate) drains: BTreeMap<(ClusterId, EndWhich), DrainReason>,
     trace: Option<Vec<String>>,
     pub(crate) seen: Seen,
 }
@@ -174,13 +178,16 @@ impl World {
                 spec.failover = Failover::Auto { window };
             }
             if random.below(3) == 0 {
-                spec.drain = Drain::Cut;
+                spec.drain = [Drain::Cut, Drain::Idle][random.below(2) as usize];
+                spec.drain_deadline =
+                    [None, Some(Duration::from_secs(5))][random.below(2) as usize];
             }
             spec.routes[usize::from(READS.0)].min_replicas =
                 1 + random.below(replicas.into()) as u32;
             let reads = &mut spec.routes[usize::from(READS.0)];
             reads.failback =
-                [Failback::NewConnections, Failback::Cut, Failback::Off][random.below(3) as usize];
+                [Failback::NewConnections, Failback::Idle, Failback::Cut, Failback::Off]
+                    [random.below(4) as usize];
             reads.standby_replicas =
                 [StandbyReplicas::Never, StandbyReplicas::Fallback, StandbyReplicas::Always]
                     [random.below(3) as usize];
@@ -220,6 +227,7 @@ impl World {
             is_overdue: false,
             fed_at: Moment::START,
             waiting: BTreeMap::new(),
+            drains: BTreeMap::new(),
             trace: None,
             seen: Seen::default(),
         }
@@ -320,7 +328,11 @@ impl World {
                 };
                 let admin = [Admin::Ready, Admin::Drain, Admin::Maint][usize::from(admin % 3)];
                 let until = millis.map(|millis| self.now + Duration::from_millis(millis.into()));
-                let flows = if cut { Drain::Cut } else { Drain::Finish };
+                let flows = match (cut, force) {
+                    (true, _) => Drain::Cut,
+                    (false, true) => Drain::Idle,
+                    (false, false) => Drain::Finish,
+                };
                 if self.policy.may_set_admin(cluster, target, admin, force).is_ok() {
                     self.put_admin(cluster, target, AdminSetting { admin, until }, flows);
                 }
@@ -342,6 +354,7 @@ impl World {
         for backend in self.backends(cluster) {
             self.check(backend, 0);
         }
+        self.end_drain(cluster);
     }
 
     /// Repairs everything and expects it to be served: nothing may stay broken for good.
@@ -638,7 +651,8 @@ impl World {
         let request = RequestId(self.requests);
         let cluster = ClusterId(cluster.into());
         let to = to.map(|pair| PairId(pair.into()));
-        let drain = [None, Some(Drain::Finish), Some(Drain::Cut)][usize::from(drain % 3)];
+        let drain = [None, Some(Drain::Finish), Some(Drain::Cut), Some(Drain::Idle)]
+            [usize::from(drain % 4)];
         let force = if force { BTreeSet::from(Precondition::ALL) } else { BTreeSet::new() };
         self.waiting.insert(request, cluster);
         if let Some(site) = self.sites.get_mut(&cluster) {
@@ -686,7 +700,8 @@ impl World {
         });
         self.admin_moved(&before);
         let deaths = self.deaths;
-        self.feed(Input::SetAdmin { cluster, target, setting, flows }, Fed::Operator);
+        let deadline = setting.until.map(|until| until.since(Moment::START));
+        self.feed(Input::SetAdmin { cluster, target, setting, flows, deadline }, Fed::Operator);
         let has_died = deaths != self.deaths;
         let left = self.site(cluster).admin_cut.take();
         assert!(left.is_none() || has_died, "flows were to be ended");
@@ -728,7 +743,7 @@ impl World {
     fn nonsense(&mut self, kind: u8, cluster: u8) {
         let cluster = ClusterId(cluster.into());
         let id = StepId(u64::MAX);
-        let input = match kind % 7 {
+        let input = match kind % 8 {
             0 => Input::Checked { backend: BackendId(999), result: failed(Cause::Refused) },
             1 => Input::Applied { cluster, generation: Generation(u32::MAX), result: Ok(()) },
             2 => Input::Fenced {
@@ -739,6 +754,11 @@ impl World {
             4 => Input::StepDone { cluster, id, result: Ok(StepAnswer::Done) },
             5 => Input::CallOff { cluster, request: Some(RequestId(u64::MAX)) },
             3 => Input::Unfenced { cluster, backend: BackendId(998), result: Ok(()) },
+            6 => Input::Drained {
+                cluster,
+                which: EndWhich::Backend(BackendId(998)),
+                result: Drained::default(),
+            },
             _ => Input::Persisted { cluster: ClusterId(77), result: Ok(()) },
         };
         let before = self.known();
@@ -843,6 +863,8 @@ impl World {
             Output::CancelStep { .. }
             | Output::SwitchoverReply { .. }
             | Output::EndFlows { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. }
             | Output::Reply { .. }
             | Output::SetPace { .. }
             | Output::ForgetAdmin { .. }
@@ -941,6 +963,8 @@ impl World {
                 Output::CancelStep { .. }
                 | Output::SwitchoverReply { .. }
                 | Output::EndFlows { .. }
+                | Output::DrainFlows { .. }
+                | Output::StopDrain { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }
@@ -980,6 +1004,8 @@ impl World {
             server.on_its_way = None;
         }
         self.waiting.clear();
+        // A daemon takes its drains with it.
+        self.drains.clear();
         let specs = self.sites.values().map(|site| site.spec.clone()).collect();
         self.policy = Policy::new(specs, restored, self.now);
         for view in self.policy.view().clusters {
@@ -1193,6 +1219,8 @@ fn is_question(output: &Output) -> bool {
         Output::CancelStep { .. }
         | Output::SwitchoverReply { .. }
         | Output::EndFlows { .. }
+        | Output::DrainFlows { .. }
+        | Output::StopDrain { .. }
         | Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
@@ -1204,6 +1232,8 @@ pub(crate) fn cluster_of(output: &Output) -> Option<ClusterId> {
     match output {
         Output::SwapRoutes { cluster, .. }
         | Output::EndFlows { cluster, .. }
+        | Output::DrainFlows { cluster, .. }
+        | Output::StopDrain { cluster, .. }
         | Output::PersistActive { cluster, .. }
         | Output::Fence { cluster, .. }
         | Output::Unfence { cluster, .. }

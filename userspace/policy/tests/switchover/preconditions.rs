@@ -58,6 +58,7 @@ fn break_by_checks(precondition: Precondition, world: &mut World) {
             target: AdminTarget::Backend(primary),
             setting: AdminSetting { admin: Admin::Drain, until: None },
             flows: Drain::Finish,
+            deadline: None,
         }),
         Precondition::TargetUnfit => {
             for _ in 0..3 {

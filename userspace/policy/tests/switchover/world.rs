@@ -223,7 +223,11 @@ impl World {
                     .hanging
                     .retain(|output| !matches!(output, Output::Step { id: it, .. } if *it == id));
             }
-            Output::SetPace { .. } | Output::EndFlows { .. } | Output::ForgetAdmin { .. } => return,
+            Output::SetPace { .. }
+            | Output::EndFlows { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. }
+            | Output::ForgetAdmin { .. } => return,
             Output::Fence { .. } | Output::Unfence { .. } => panic!("failover is manual"),
             Output::SwapRoutes { .. } | Output::PersistActive { .. } | Output::Step { .. } => {}
         }
@@ -286,7 +290,7 @@ impl World {
                 return StepAnswer::CaughtUp { position: "1-1-7".into() };
             }
             Step::Pause { .. } => self.is_paused = true,
-            Step::Release => self.is_paused = false,
+            Step::Release { .. } => self.is_paused = false,
             Step::EndSessions { .. } => return StepAnswer::Ended { killed: 3, reset: 1 },
             Step::CatchUp { .. } | Step::Settle { .. } | Step::Reach { .. } => {}
         }

@@ -10,7 +10,7 @@ use crate::{
     input::{Drain, Role},
     moment::Moment,
     output::{EndWhich, EventKind, FlipDone, FlipRefused, Output},
-    reason::{EndReason, FlipWarning},
+    reason::{DrainReason, EndReason, FlipWarning},
     switchover::{
         FENCE_TIMEOUT, Intent, IntentStage, Judged, Judgement, LOCAL_TIMEOUT, Question,
         SESSIONS_TIMEOUT, SURVEY_TIMEOUT, Step, StepAnswer, StepFailure, StepFault, Survey,
@@ -54,6 +54,7 @@ impl Cluster {
             }
             (SwitchoverStep::Unfence, result) => self.unfence_done(result, now, outputs),
             (SwitchoverStep::Release, result) => {
+                self.pause_ended(now);
                 let warning = result.err().map(|it| FlipWarning::NotReleased { text: it.text });
                 self.warn(warning);
                 self.enter(SwitchoverStep::EndSessions, now, outputs);
@@ -212,7 +213,8 @@ impl Cluster {
             }
             SwitchoverStep::Open => self.open(now, outputs),
             SwitchoverStep::Release => {
-                self.send(Step::Release, Some(LOCAL_TIMEOUT), now, outputs);
+                // Who is held sees a plain close in the next step, and finds the new primary.
+                self.send(Step::Release { keep_held: true }, Some(LOCAL_TIMEOUT), now, outputs);
             }
             SwitchoverStep::EndSessions => {
                 let step = Step::EndSessions { backend: from };
@@ -289,7 +291,6 @@ impl Cluster {
         let Some(running) = &mut self.switchover else { return };
         match result {
             Ok(_) => {
-                running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
                 self.enter(SwitchoverStep::Open, now, outputs);
             }
             Err(StepFailure { fault: StepFault::Unknown, text }) => {
@@ -313,16 +314,12 @@ impl Cluster {
         }
     }
 
-    /// Ends what is left of the old pair's flows, if that is wanted.
-    fn end_reads(&self, outputs: &mut Outputs) {
+    /// Drains what is left of the old pair's flows: those to its replicas.
+    fn end_reads(&mut self, outputs: &mut Outputs) {
         let Some(running) = &self.switchover else { return };
-        if running.drain == Drain::Cut {
-            outputs.push_back(Output::EndFlows {
-                cluster: self.spec.id,
-                which: EndWhich::Pair(running.from),
-                reason: EndReason::SwitchoverCut,
-            });
-        }
+        let (which, drain) = (EndWhich::Pair(running.from), running.drain);
+        let why = (DrainReason::Flip, EndReason::SwitchoverCut);
+        self.drain(which, drain, self.spec.drain_deadline, why, outputs);
     }
 
     /// Waits for a check that sees the old primary replicate.
@@ -355,6 +352,12 @@ impl Cluster {
         if let Some(request) = running.request {
             let outcome = SwitchoverOutcome::Done { done, paused, took };
             outputs.push_back(Output::SwitchoverReply { request, outcome });
+        }
+    }
+
+    fn pause_ended(&mut self, now: Moment) {
+        if let Some(running) = &mut self.switchover {
+            running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
         }
     }
 

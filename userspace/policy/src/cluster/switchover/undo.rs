@@ -107,7 +107,12 @@ impl Cluster {
             return;
         }
         if running.is_paused && (running.is_stuck || !running.may_be_fenced) {
-            return self.send(Step::Release, Some(LOCAL_TIMEOUT), now, outputs);
+            return self.send(
+                Step::Release { keep_held: false },
+                Some(LOCAL_TIMEOUT),
+                now,
+                outputs,
+            );
         }
         if running.may_be_fenced {
             return self.give_back(self.pair(from).primary, self.pair(to).primary, now, outputs);
