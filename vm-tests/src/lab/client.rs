@@ -82,6 +82,12 @@ impl Session<'_> {
         value.with_context(|| format!("{query} returned no row"))
     }
 
+    /// Runs a statement that returns no row.
+    pub fn execute(&mut self, statement: &str) -> Result<()> {
+        let conn = &mut self.conn;
+        Ok(self.client.runtime.block_on(conn.query_drop(statement))?)
+    }
+
     /// Like [`Session::value`], but gives up, after which the connection is good for nothing.
     pub fn value_within<T: mysql_async::prelude::FromValue + Send + 'static>(
         &mut self,
