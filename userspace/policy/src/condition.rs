@@ -361,6 +361,7 @@ mod tests {
             hold_off: std::time::Duration::ZERO,
             failover: crate::failover::Failover::Manual,
             drain: crate::Drain::Finish,
+            drain_deadline: None,
             routes: Vec::new(),
             pairs: Vec::new(),
         };

@@ -16,7 +16,8 @@ use crate::{
     failover::{Failover, FailoverMemory},
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     moment::Moment,
-    output::{RouteTable, Share},
+    output::{EndWhich, RouteTable, Share},
+    switchover::{Intent, Limits, Precondition, StepAnswer, StepFailure, StepId},
 };
 
 /// One cluster as configured.
@@ -45,6 +46,8 @@ pub struct ClusterSpec {
     pub hold_off: Duration,
     /// What a flip does to the old pair's flows when the request does not say.
     pub drain: Drain,
+    /// After this time what is left of flows that are drained is cut; `None`: never.
+    pub drain_deadline: Option<Duration>,
     pub failover: Failover,
     /// In the order of their ids, starting with 0.
     pub routes: Vec<RouteSpec>,
@@ -72,6 +75,8 @@ pub enum Failback {
     /// New flows go to replicas; those on the primary live on.
     #[default]
     NewConnections,
+    /// And each of those on the primary is ended when it is idle.
+    Idle,
     /// And those on the primary are ended.
     Cut,
     /// They do not, until an operator says so or another pair becomes active.
@@ -157,8 +162,10 @@ pub struct AdminSetting {
 /// What happens to the old pair's flows when a flip sends new ones elsewhere.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Drain {
-    /// They live on.
+    /// They live on, until a deadline if there is one.
     Finish,
+    /// Each is ended as soon as it is idle and outside a transaction, all others at a deadline if there is one.
+    Idle,
     /// They are ended now.
     Cut,
 }
@@ -197,6 +204,8 @@ pub struct Restored {
     pub admin: BTreeMap<ClusterId, BTreeMap<AdminTarget, AdminSetting>>,
     /// What the state file says of failovers.
     pub failovers: BTreeMap<ClusterId, FailoverMemory>,
+    /// What the state file says of switchovers that were under way.
+    pub intents: BTreeMap<ClusterId, Intent>,
 }
 
 /// A fact for the policy.
@@ -218,6 +227,25 @@ pub enum Input {
         /// Preconditions that need not hold.
         force: BTreeSet<Precondition>,
     },
+    /// An operator asks for a flip that loses no write. Answered by exactly one [`crate::Output::SwitchoverReply`].
+    Switchover {
+        cluster: ClusterId,
+        request: RequestId,
+        /// `None` means the other pair.
+        to: Option<PairId>,
+        /// `None` means as configured.
+        drain: Option<Drain>,
+        /// Preconditions that need not hold.
+        force: BTreeSet<Precondition>,
+        limits: Limits,
+        /// Only judge the preconditions.
+        dry_run: bool,
+    },
+    /// An operator, or the daemon's end, calls the switchover off that is under way; `request` only if it is that one's.
+    /// It is undone if the new primary was not told to take writes yet. What comes of it is in the reply to its request.
+    CallOff { cluster: ClusterId, request: Option<RequestId> },
+    /// The answer to [`crate::Output::Step`]. One of a step that nobody waits for any more is ignored.
+    StepDone { cluster: ClusterId, id: StepId, result: Result<StepAnswer, StepFailure> },
     /// An operator's word, after [`crate::Policy::may_set_admin`] and after it was written to the state
     /// file. No answer.
     SetAdmin {
@@ -226,6 +254,8 @@ pub enum Input {
         setting: AdminSetting,
         /// What happens to the target's flows.
         flows: Drain,
+        /// When what is left of them is cut; `None`: never.
+        deadline: Option<Duration>,
     },
     /// The answer to [`crate::Output::SwapRoutes`]: the kernel's table was replaced, or is the old
     /// one.
@@ -234,8 +264,21 @@ pub enum Input {
     Persisted { cluster: ClusterId, result: Result<(), PersistError> },
     /// The answer to [`crate::Output::Fence`]: the server was seen read-only, or it is not known to be.
     Fenced { cluster: ClusterId, backend: BackendId, result: Result<Fenced, FenceError> },
+    /// The answer to [`crate::Output::DrainFlows`]: nothing is left to drain, or nothing is done about it.
+    Drained { cluster: ClusterId, which: EndWhich, result: Drained },
     /// The answer to [`crate::Output::Unfence`]: the server was seen writable, or it is not known to be.
     Unfenced { cluster: ClusterId, backend: BackendId, result: Result<(), FenceError> },
+}
+
+/// How a drain ended.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Drained {
+    /// Flows ended while they were idle.
+    pub ended: u64,
+    /// Flows cut at the deadline.
+    pub cut: u64,
+    /// Why servers let nobody look, and what to run there; nothing was done about their flows.
+    pub refused: Option<String>,
 }
 
 /// What one probe found.
@@ -549,35 +592,6 @@ impl fmt::Display for Cause {
             Self::Local => "trouble of this host",
             Self::Other => "server error",
         })
-    }
-}
-
-/// A condition of a flip that `--force` can waive.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Precondition {
-    /// No backend of the target pair is known to be up.
-    TargetDown,
-    /// An operator took the target pair's primary out.
-    TargetTakenOut,
-}
-
-impl Precondition {
-    /// Every precondition, for help texts.
-    pub const ALL: [Self; 2] = [Self::TargetDown, Self::TargetTakenOut];
-
-    /// Returns the word that `--force` takes.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TargetDown => "target_down",
-            Self::TargetTakenOut => "target_taken_out",
-        }
-    }
-
-    /// Returns the precondition of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|precondition| precondition.name() == name)
     }
 }
 

@@ -26,6 +26,7 @@
 //!     slow_start: Duration::ZERO,
 //!     hold_off: Duration::ZERO,
 //!     drain: Drain::Finish,
+//!     drain_deadline: None,
 //!     failover: Failover::Manual,
 //!     routes: vec![RouteSpec {
 //!         id: RouteId(0), name: "writes".into(), access: Access::Write, min_replicas: 1,
@@ -87,8 +88,8 @@
 //!   back by itself.
 //! - A swap counts as done when [`Input::Applied`] says so, and a flip's swap follows its state
 //!   file.
-//! - Flows are ended only when `fall` failures in a row took their backend down, or by a flip with
-//!   `cut`.
+//! - Flows are ended only when `fall` failures in a row took their backend down, or where an operator, a flip or reads that
+//!   went back to replicas left them behind and `cut` or `idle` says so; draining ends with its reason.
 //! - Who an operator took out gets no new flows, whatever the checks say, and comes back by an
 //!   operator's word or when the time given runs out.
 //! - A failed condition makes a backend unfit for new flows and ends none. What cannot be judged, and silence of the same condition on all
@@ -125,6 +126,7 @@ pub mod output;
 pub mod reason;
 mod routing;
 mod slow_start;
+pub mod switchover;
 pub mod view;
 
 pub use condition::{About, Condition, Outcome, results_table};
@@ -136,8 +138,8 @@ pub use health::{Health, Verdict};
 pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
-    CheckResult, ClusterSpec, Drain, Effect, Facts, Failback, FenceError, FenceFault, Fenced,
-    Input, IoThread, LogPosition, PairSpec, PersistError, Precondition, Restored, Role, RouteSpec,
+    CheckResult, ClusterSpec, Drain, Drained, Effect, Facts, Failback, FenceError, FenceFault,
+    Fenced, Input, IoThread, LogPosition, PairSpec, PersistError, Restored, Role, RouteSpec,
     StandbyReplicas, Upstream,
 };
 pub use machine::Policy;
@@ -147,8 +149,13 @@ pub use output::{
     RouteTable, RouteTarget, Severity, Share, UnfenceReason,
 };
 pub use reason::{
-    ActiveSource, BackendReason, ChangeReason, EndReason, FlipWarning, IgnoredReason,
+    ActiveSource, BackendReason, ChangeReason, DrainReason, EndReason, FlipWarning, IgnoredReason,
     PersistReason, ReplicationFault, RouteReason,
+};
+pub use switchover::{
+    Intent, IntentStage, Judged, Judgement, Limits, OpenTransaction, Precondition, PrimaryFacts,
+    Step, StepAnswer, StepFailure, StepFault, StepId, Survey, SwitchoverOutcome, SwitchoverStep,
+    SwitchoverView, UndoCause, Undone,
 };
 pub use view::{
     BackendView, ChecksState, ClusterView, ConditionView, FailoverView, FlipStage, FlipView,

@@ -587,7 +587,9 @@ impl World {
                 };
                 let setting = AdminSetting { admin, until: None };
                 let flows = Drain::Finish;
-                self.feed(Input::SetAdmin { cluster: ClusterId(0), target, setting, flows });
+                let deadline = None;
+                let cluster = ClusterId(0);
+                self.feed(Input::SetAdmin { cluster, target, setting, flows, deadline });
             }
             [name, word] => {
                 let backend = id(name);
@@ -644,7 +646,13 @@ impl World {
             Output::PersistActive { .. } => &mut self.writes,
             Output::Fence { .. } => &mut self.fences,
             Output::Unfence { .. } => &mut self.unfences,
-            Output::EndFlows { .. } | Output::ForgetAdmin { .. } => return,
+            Output::EndFlows { .. }
+            | Output::ForgetAdmin { .. }
+            | Output::Step { .. }
+            | Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. } => return,
             Output::SetPace { backend, pace } => {
                 self.paces.insert(*backend, *pace);
                 return;
@@ -868,11 +876,15 @@ fn text(output: &Output) -> Option<String> {
             let out: Vec<_> = failover.out.iter().map(ToString::to_string).collect();
             format!("persist {pair}{stage} out={}", out.join(","))
         }
+        Output::DrainFlows { .. } | Output::StopDrain { .. } => unreachable!("flows live on"),
         Output::Fence { backend, .. } => format!("fence {}", name(*backend)),
         Output::Unfence { backend, .. } => format!("unfence {}", name(*backend)),
         Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
+        | Output::Step { .. }
+        | Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
         | Output::Event(_) => return None,
     })
 }

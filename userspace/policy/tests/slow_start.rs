@@ -280,6 +280,11 @@ impl World {
                     self.route_changes += 1;
                 }
                 Output::EndFlows { .. }
+                | Output::Step { .. }
+                | Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
+                | Output::DrainFlows { .. }
+                | Output::StopDrain { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }

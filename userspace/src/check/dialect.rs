@@ -29,7 +29,7 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn of(version: &str, comment: &str) -> Self {
+    pub(crate) fn of(version: &str, comment: &str) -> Self {
         let is_mariadb =
             [version, comment].iter().any(|text| text.to_ascii_lowercase().contains("mariadb"));
         if is_mariadb {
@@ -43,7 +43,7 @@ impl Dialect {
         }
     }
 
-    pub(super) const fn state_query(self) -> &'static str {
+    pub(crate) const fn state_query(self) -> &'static str {
         match self {
             Self::MariaDb => MARIADB_STATE_QUERY,
             Self::MySqlOld | Self::MySql80 | Self::MySql => MYSQL_STATE_QUERY,
@@ -58,7 +58,7 @@ impl Dialect {
         }
     }
 
-    pub(super) const fn replication_query(self) -> &'static str {
+    pub(crate) const fn replication_query(self) -> &'static str {
         match self {
             // Without ALL it shows the unnamed connection only.
             Self::MariaDb => "SHOW ALL SLAVES STATUS",
@@ -69,7 +69,7 @@ impl Dialect {
 }
 
 /// Returns what makes the server itself end a query of ours that takes longer than this, so that nothing piles up there.
-pub(super) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
+pub(crate) fn query_time_limit(dialect: Dialect, limit: Duration) -> String {
     match dialect {
         Dialect::MariaDb => format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
         Dialect::MySql | Dialect::MySql80 | Dialect::MySqlOld => {
@@ -238,7 +238,7 @@ fn is_yes(value: Option<String>) -> bool {
 /// A column's name and its value as text; `None` is NULL.
 pub(crate) type Cell = (String, Option<String>);
 
-pub(super) fn cells(row: &Row) -> Vec<Cell> {
+pub(crate) fn cells(row: &Row) -> Vec<Cell> {
     let names = row.columns_ref().iter().map(|column| column.name_str().into_owned());
     let values = (0..row.len()).map(|index| match row.as_ref(index)? {
         Value::NULL => None,

@@ -16,13 +16,23 @@ pub(crate) enum Purpose {
     Check,
     /// Making a server read-only, and writable again.
     Fence,
+    /// Seeing prepared XA transactions.
+    Recover,
+    /// Looking at the sessions of clients in performance_schema, and ending them.
+    Drain,
+    /// The same on a server that has no performance_schema.
+    DrainUnrecorded,
 }
 
 impl Purpose {
     const fn text(self) -> &'static str {
         match self {
             Self::Check => "read the state of replication",
-            Self::Fence => "fence and unfence primaries (failover = \"auto\")",
+            Self::Fence => "fence and unfence primaries (`pairflip flip`, failover = \"auto\")",
+            Self::Recover => "see prepared XA transactions (`pairflip flip`)",
+            Self::Drain | Self::DrainUnrecorded => {
+                "look at sessions and end those that are idle (`pairflip flip`, drain = \"idle\")"
+            }
         }
     }
 }
@@ -34,6 +44,8 @@ pub(crate) struct Grants {
     account: String,
     /// In capitals.
     everywhere: BTreeSet<String>,
+    /// May read performance_schema, by a grant for that alone.
+    reads_schema: bool,
     /// Roles may bring privileges that are not listed.
     has_roles: bool,
 }
@@ -64,50 +76,82 @@ impl Grants {
                     }
                     grants.everywhere.extend(privileges.split(',').map(privilege));
                 }
-                // Of a database or a table.
-                Some(_) => {}
+                Some((privileges, object)) => {
+                    grants.reads_schema |= is_schema(object)
+                        && privileges
+                            .split(',')
+                            .map(privilege)
+                            .any(|name| name == "SELECT" || name == "ALL PRIVILEGES");
+                }
                 None => grants.has_roles = true,
             }
         }
         grants
     }
 
-    /// Returns what this account lacks for a purpose on a server of this kind.
+    /// Returns what this account lacks for a purpose on a server of this kind; nothing if it may do all of it.
     pub(crate) fn missing(
         &self,
         dialect: Dialect,
         version: &str,
         purpose: Purpose,
-    ) -> Option<Missing> {
-        let version = number(version).unwrap_or_default();
-        let enough = sufficient(dialect, version, purpose);
-        let has = |name: &&str| self.everywhere.contains(*name);
-        if enough.iter().any(has) || self.everywhere.contains("ALL PRIVILEGES") {
-            return None;
+    ) -> Vec<Missing> {
+        if self.everywhere.contains("ALL PRIVILEGES") {
+            return Vec::new();
         }
-        Some(Missing {
+        let version = number(version).unwrap_or_default();
+        let missing = |object: &str, name: &str| Missing {
             purpose: purpose.text(),
-            statement: format!("GRANT {} ON *.* TO {};", enough[0], self.account),
+            statement: format!("GRANT {name} ON {object} TO {};", self.account),
             is_certain: !self.has_roles,
-        })
+        };
+        let has = |name: &&str| self.everywhere.contains(*name);
+        let needed = needed(dialect, version, purpose);
+        let lacking = needed.iter().filter(|enough| !enough.iter().any(has));
+        let mut all: Vec<Missing> = lacking.map(|enough| missing("*.*", enough[0])).collect();
+        if purpose == Purpose::Drain && !self.reads_schema && !has(&"SELECT") {
+            all.push(missing("performance_schema.*", "SELECT"));
+        }
+        all
     }
 }
 
-/// The privileges each of which is enough, the narrowest first.
+/// The privileges that are needed everywhere: of each list one is enough, the narrowest is the first.
 ///
 /// MariaDB split them off REPLICATION CLIENT and SUPER in 10.5.2, and took the second one out of SUPER in 10.11 (its release
-/// notes); MySQL split SYSTEM_VARIABLES_ADMIN off SUPER in 8.0.
-fn sufficient(dialect: Dialect, version: [u32; 3], purpose: Purpose) -> &'static [&'static str] {
+/// notes); MySQL split SYSTEM_VARIABLES_ADMIN and CONNECTION_ADMIN off SUPER in 8.0.
+fn needed(
+    dialect: Dialect,
+    version: [u32; 3],
+    purpose: Purpose,
+) -> &'static [&'static [&'static str]] {
     match (purpose, dialect == Dialect::MariaDb) {
-        (Purpose::Check, true) if version >= [10, 5, 2] => &["SLAVE MONITOR", "REPLICA MONITOR"],
-        (Purpose::Check, _) => &["REPLICATION CLIENT", "SUPER"],
-        (Purpose::Fence, true) if version >= [10, 11, 0] => &["READ_ONLY ADMIN", "READ ONLY ADMIN"],
-        (Purpose::Fence, true) if version >= [10, 5, 2] => {
-            &["READ_ONLY ADMIN", "READ ONLY ADMIN", "SUPER"]
+        (Purpose::Check, true) if version >= [10, 5, 2] => &[&["SLAVE MONITOR", "REPLICA MONITOR"]],
+        (Purpose::Check, _) => &[&["REPLICATION CLIENT", "SUPER"]],
+        (Purpose::Fence, true) if version >= [10, 11, 0] => {
+            &[&["READ_ONLY ADMIN", "READ ONLY ADMIN"]]
         }
-        (Purpose::Fence, false) if version >= [8, 0, 0] => &["SYSTEM_VARIABLES_ADMIN", "SUPER"],
-        (Purpose::Fence, _) => &["SUPER"],
+        (Purpose::Fence, true) if version >= [10, 5, 2] => {
+            &[&["READ_ONLY ADMIN", "READ ONLY ADMIN", "SUPER"]]
+        }
+        (Purpose::Fence, false) if version >= [8, 0, 0] => &[&["SYSTEM_VARIABLES_ADMIN", "SUPER"]],
+        (Purpose::Fence, _) => &[&["SUPER"]],
+        (Purpose::Recover, false) if version >= [8, 0, 0] => &[&["XA_RECOVER_ADMIN"]],
+        (Purpose::Recover, _) => &[],
+        (Purpose::Drain | Purpose::DrainUnrecorded, true) if version >= [10, 5, 2] => {
+            &[&["PROCESS"], &["CONNECTION ADMIN", "SUPER"]]
+        }
+        (Purpose::Drain | Purpose::DrainUnrecorded, false) if version >= [8, 0, 0] => {
+            &[&["PROCESS"], &["CONNECTION_ADMIN", "SUPER"]]
+        }
+        (Purpose::Drain | Purpose::DrainUnrecorded, _) => &[&["PROCESS"], &["SUPER"]],
     }
+}
+
+/// Whether an object of a grant is performance_schema as a whole.
+fn is_schema(object: &str) -> bool {
+    let object: String = object.chars().filter(|c| !matches!(c, '`' | '\'' | '"' | '\\')).collect();
+    object.eq_ignore_ascii_case("performance_schema.*")
 }
 
 fn privilege(text: &str) -> String {
@@ -203,6 +247,31 @@ mod tests {
     }
 
     #[test]
+    fn looking_at_sessions_and_ending_them_takes_three_privileges() {
+        let none = grants(&["GRANT REPLICATION CLIENT ON *.* TO `p`@`%`"]);
+        let all = Some(
+            "GRANT PROCESS ON *.* TO `p`@`%`; GRANT CONNECTION_ADMIN ON *.* TO `p`@`%`; \
+             GRANT SELECT ON performance_schema.* TO `p`@`%`;",
+        );
+        check(&none, Dialect::MySql, "9.7.4", Purpose::Drain, all);
+        let mariadb =
+            Some("GRANT PROCESS ON *.* TO `p`@`%`; GRANT CONNECTION ADMIN ON *.* TO `p`@`%`;");
+        check(&none, Dialect::MariaDb, "10.11.19-MariaDB", Purpose::DrainUnrecorded, mariadb);
+        let some = grants(&[
+            "GRANT PROCESS ON *.* TO `p`@`%`",
+            "GRANT CONNECTION_ADMIN ON *.* TO `p`@`%`",
+            "GRANT SELECT ON `performance_schema`.* TO `p`@`%`",
+        ]);
+        check(&some, Dialect::MySql, "9.7.4", Purpose::Drain, None);
+        let table = grants(&[
+            "GRANT PROCESS, SUPER ON *.* TO `p`@`%`",
+            "GRANT SELECT ON `performance_schema`.`threads` TO `p`@`%`",
+        ]);
+        let schema = Some("GRANT SELECT ON performance_schema.* TO `p`@`%`;");
+        check(&table, Dialect::MySqlOld, "5.7.44", Purpose::Drain, schema);
+    }
+
+    #[test]
     fn dynamic_privileges_are_on_lines_of_their_own() {
         let grants = grants(&[
             "GRANT REPLICATION CLIENT ON *.* TO `p`@`%`",
@@ -215,8 +284,8 @@ mod tests {
     fn with_a_role_nothing_is_certain() {
         let grants =
             grants(&["GRANT USAGE ON *.* TO `p`@`%`", "GRANT `monitoring`@`%` TO `p`@`%`"]);
-        let missing = grants.missing(Dialect::MySql, "9.7.4", Purpose::Check).unwrap();
-        assert!(!missing.is_certain);
+        let missing = grants.missing(Dialect::MySql, "9.7.4", Purpose::Check);
+        assert!(!missing[0].is_certain);
     }
 
     fn grants(lines: &[&str]) -> Grants {
@@ -232,8 +301,12 @@ mod tests {
         statement: Option<&str>,
     ) {
         let missing = grants.missing(dialect, version, purpose);
-        let found = missing.as_ref().map(|missing| missing.statement.as_str());
-        assert_eq!(found, statement, "{dialect:?} {version} {purpose:?}");
-        assert!(missing.is_none_or(|missing| missing.is_certain));
+        let found: Vec<&str> = missing.iter().map(|missing| missing.statement.as_str()).collect();
+        assert_eq!(
+            found.join(" "),
+            statement.unwrap_or_default(),
+            "{dialect:?} {version} {purpose:?}"
+        );
+        assert!(missing.iter().all(|missing| missing.is_certain));
     }
 }

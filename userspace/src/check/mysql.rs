@@ -279,10 +279,9 @@ impl Prober {
 
 /// Returns the statement that lets the account check this server, if it may not.
 async fn missing_grant(conn: &mut Conn) -> Result<Option<String>, CheckFailure> {
-    let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
-    let dialect = Dialect::of(&version, &comment);
+    let (dialect, version) = introduction(conn).await?;
     let missing = grants(conn).await?.missing(dialect, &version, Purpose::Check);
-    Ok(missing.map(|missing| missing.statement))
+    Ok(missing.into_iter().next().map(|missing| missing.statement))
 }
 
 /// Returns whether the account may change `read_only`; `None` if it cannot be told.
@@ -292,8 +291,8 @@ async fn may_fence(
     version: &str,
 ) -> Result<Option<bool>, CheckFailure> {
     Ok(match grants(conn).await?.missing(dialect, version, Purpose::Fence) {
-        None => Some(true),
-        Some(missing) => missing.is_certain.then_some(false),
+        missing if missing.is_empty() => Some(true),
+        missing => missing.iter().all(|it| it.is_certain).then_some(false),
     })
 }
 
@@ -377,6 +376,12 @@ pub(crate) async fn introduce(conn: &mut Conn) -> Result<(Facts, Dialect), Check
     let state = state(conn, STATE_QUERY).await?;
     let dialect = Dialect::of(&state.version, &state.comment);
     Ok((facts(conn, dialect).await?.0, dialect))
+}
+
+/// Returns how the server of a new connection speaks, and its version.
+pub(crate) async fn introduction(conn: &mut Conn) -> Result<(Dialect, String), CheckFailure> {
+    let State { version, comment, .. } = state(conn, STATE_QUERY).await?;
+    Ok((Dialect::of(&version, &comment), version))
 }
 
 /// Returns what a server says about itself, with its replication status as it came.

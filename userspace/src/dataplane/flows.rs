@@ -34,11 +34,18 @@ pub struct Flow {
     pub idle: Duration,
     /// Its client's packets are dropped at the moment.
     pub held: bool,
+    /// The last payload went from the server to the client, as far as can be seen.
+    pub answered: bool,
     pub client_packets: u32,
     pub client_bytes: u64,
     /// From the backend; not seen in `dsr`.
     pub server_packets: u32,
     pub server_bytes: u64,
+}
+
+/// Names the flow of a client to a VIP.
+pub fn flow_id(client: SocketAddr, vip: SocketAddr) -> FlowId {
+    super::tables::key(client, vip)
 }
 
 /// The address that the client of a flow connected to.
@@ -136,23 +143,33 @@ impl DataPlane {
                 }
             })?;
         }
-        let now = self.clock()?;
-        let hz = self.hz()?;
-        let mut flows: Vec<Flow> = found
-            .into_iter()
-            .filter_map(|(id, client)| {
-                let reply = self.reply(&client, &id);
-                let held = self.held_until(&id) > now.monotonic_ns;
-                let now = now.jiffies as u32;
-                let mut flow = flow(id, &client, reply.as_ref(), held, now, hz)?;
-                if flow.forwarding == Forwarding::Dsr {
-                    flow.backend = self.backend_address(client.backend).unwrap_or(flow.backend);
-                }
-                Some(flow)
-            })
-            .collect();
+        let mut flows = self.described(found)?;
         flows.sort_by_key(|flow| flow.client);
         Ok((flows, matching))
+    }
+
+    /// Returns these flows as they are now; those that are gone are left out.
+    pub fn find_flows(&self, ids: &[FlowId]) -> Result<Vec<Flow>, Error> {
+        let entry = |id: &FlowId| {
+            let tables = self.tables().into_iter().filter(|table| table.is_for(id));
+            tables.filter_map(|table| table.get(id)).find(|entry| !is_ended(entry))
+        };
+        self.described(ids.iter().filter_map(|id| Some((*id, entry(id)?))).collect())
+    }
+
+    fn described(&self, found: Vec<(FlowId, AnyEntry)>) -> Result<Vec<Flow>, Error> {
+        let now = self.clock()?;
+        let hz = self.hz()?;
+        let described = found.into_iter().filter_map(|(id, client)| {
+            let reply = self.reply(&client, &id);
+            let held = self.held_until(&id) > now.monotonic_ns;
+            let mut flow = flow(id, &client, reply.as_ref(), held, now.jiffies as u32, hz)?;
+            if flow.forwarding == Forwarding::Dsr {
+                flow.backend = self.backend_address(client.backend).unwrap_or(flow.backend);
+            }
+            Some(flow)
+        });
+        Ok(described.collect())
     }
 
     /// Where `dsr` sends the packets of a flow, which keep the VIP as their destination.
@@ -237,6 +254,7 @@ fn flow(
         age: idle(now, client.opened, hz),
         idle: idle(now, client.last_seen, hz).min(idle_server),
         held,
+        answered: client.answered(reply),
         client_packets: client.packets,
         client_bytes: client.bytes(),
         server_packets: reply.map_or(0, |reply| reply.packets),

@@ -21,11 +21,32 @@ impl DataPlane {
     /// # Errors
     /// When as many flows are held as the table takes ([`pairflip_common::route::HOLDS_MAX`]).
     pub fn hold(&mut self, id: &FlowId, time: Duration) -> Result<(), Error> {
+        let until = self.begin_holds(time)?;
+        self.holds.insert(*id, until, 0).map_err(map_error(names::HOLDS))
+    }
+
+    /// Holds as many of these as find a place, as [`DataPlane::hold`] does; returns which.
+    ///
+    /// # Errors
+    /// When nobody can be held.
+    pub fn hold_all(&mut self, ids: &[FlowId], time: Duration) -> Result<Vec<FlowId>, Error> {
+        let until = self.begin_holds(time)?;
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.holds.insert(*id, until, 0).map_err(map_error(names::HOLDS)) {
+                Ok(()) => held.push(*id),
+                Err(error) if held.is_empty() => return Err(error),
+                Err(_full) => break,
+            }
+        }
+        Ok(held)
+    }
+
+    /// Has the program look for holds until then, and returns the time for their entries.
+    fn begin_holds(&mut self, time: Duration) -> Result<u64, Error> {
         let time = time.min(HOLD_MAX);
         let now = self.clock()?;
-        let until = now.monotonic_ns + time.as_nanos() as u64;
         self.drop_expired_holds(now.monotonic_ns);
-        self.holds.insert(*id, until, 0).map_err(map_error(names::HOLDS))?;
         let mut settings = self.settings()?;
         // Two ticks more, since both clocks were read within one.
         let ticks = (time.as_millis() as u32 * settings.hz).div_ceil(1000) + 2;
@@ -34,7 +55,7 @@ impl DataPlane {
             settings.holds_until = holds_until;
             self.set_settings(settings)?;
         }
-        Ok(())
+        Ok(now.monotonic_ns + time.as_nanos() as u64)
     }
 
     /// Lets a held flow go on before its time.

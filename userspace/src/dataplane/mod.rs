@@ -22,7 +22,7 @@ pub use choice::{Choice, choice};
 pub use ending::{EndedFlow, Ends};
 pub use flow_log::{FlowLine, FlowLog};
 pub use flow_table::{AnyEntry, FlowId};
-pub use flows::{Flow, FlowCounts, FlowFilter, SweepLimits, vip};
+pub use flows::{Flow, FlowCounts, FlowFilter, SweepLimits, flow_id, vip};
 pub use holds::{HOLD_MAX, PAUSE_MAX};
 pub use kernel::Lacking;
 pub use load::{Attachment, Error, Families, LoadOptions, Mode, unload};

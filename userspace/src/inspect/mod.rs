@@ -182,7 +182,7 @@ fn judge_answer(cluster: &Cluster, server: &Server) -> Vec<Finding> {
 
 fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Finding> {
     let purposes = needed(cluster, server.role).into_iter();
-    let missing = purposes.filter_map(|purpose| answer.missing(purpose));
+    let missing = purposes.flat_map(|purpose| answer.missing(purpose));
     let finding = |missing: Missing| {
         let text = format!("the check account may not {}", missing.purpose);
         if missing.is_certain {

@@ -48,9 +48,11 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Returns what the account lacks for a purpose.
-    pub(super) fn missing(&self, purpose: Purpose) -> Option<Missing> {
-        let (dialect, grants) = self.account.as_ref()?;
-        grants.missing(*dialect, &self.facts.version, purpose)
+    pub(super) fn missing(&self, purpose: Purpose) -> Vec<Missing> {
+        let lacks = |(dialect, grants): &(Dialect, Grants)| {
+            grants.missing(*dialect, &self.facts.version, purpose)
+        };
+        self.account.as_ref().map_or_else(Vec::new, lacks)
     }
 
     /// Returns whether a variable is on; `None` where the server does not have it.

@@ -6,7 +6,7 @@ use pairflip_policy::{
     Admin, AdminRefused, AdminSetting, AdminTarget, ClusterId, Drain, Input, Moment, PairId,
 };
 
-use super::{Runtime, ids::Ids};
+use super::{Runtime, drains::AdminReply, ids::Ids};
 use crate::{
     config::Cluster,
     control::protocol::{self, AdminDone, AdminRequest, AdminStatus, ApiError},
@@ -17,6 +17,17 @@ use crate::{
 const FOR_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 impl Runtime {
+    /// Takes an admin request in. Servers whose flows are to be ended by idleness are asked beforehand whether that is possible.
+    pub(super) fn admin(&mut self, admin: AdminRequest, reply: AdminReply) {
+        let is_idle = admin.drain == Some(protocol::Drain::Idle)
+            && admin.state != protocol::AdminState::Ready;
+        match self.admin_target(&admin) {
+            Ok(target) if is_idle => self.admit_drain(target, admin, reply),
+            // Who asked may have gone; the state file says what was set.
+            Ok(_) | Err(_) => _ = reply.send(self.set_admin(&admin)),
+        }
+    }
+
     /// Sets an admin state: first in the state file, so that a restart knows of it, then in force.
     pub(super) fn set_admin(&mut self, request: &AdminRequest) -> Result<AdminDone, ApiError> {
         let (cluster, target) = self.admin_target(request)?;
@@ -47,10 +58,17 @@ impl Runtime {
         let until = time.map(|time| self.now() + time);
         let flows = match request.drain {
             Some(protocol::Drain::Cut) => Drain::Cut,
+            Some(protocol::Drain::Idle) => Drain::Idle,
             Some(protocol::Drain::Finish) | None => Drain::Finish,
         };
+        let configured = &self.config.clusters[usize::from(cluster.0)];
+        let deadline = match (request.deadline_ms, request.drain) {
+            (Some(millis), _) => Some(Duration::from_millis(millis)),
+            (None, Some(_)) => configured.drain.deadline,
+            (None, None) => None,
+        };
         let setting = AdminSetting { admin, until };
-        self.feed(Input::SetAdmin { cluster, target, setting, flows });
+        self.feed(Input::SetAdmin { cluster, target, setting, flows, deadline });
         let cluster = self.config.clusters[usize::from(cluster.0)].name.clone();
         Ok(AdminDone { cluster, target: name, admin: shown(record.as_ref()) })
     }

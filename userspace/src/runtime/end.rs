@@ -45,14 +45,18 @@ impl Runtime {
                 return;
             }
         };
+        self.tell_of_ended(&ended, &reason.to_string());
+    }
+
+    /// Tells both ends of flows that were ended, and the log.
+    pub(super) fn tell_of_ended(&mut self, ended: &[EndedFlow], reason: &str) {
         if ended.is_empty() {
             return;
         }
-        self.tell_ends(&ended, resets);
+        self.tell_ends(ended, resets);
         self.last_ended = Some(Instant::now());
-        let why = reason.to_string();
-        for flow in &ended {
-            self.log_ended(flow, &why);
+        for flow in ended {
+            self.log_ended(flow, reason);
         }
         tracing::info!(flows = ended.len(), %reason, "ended flows on both sides");
     }

@@ -102,11 +102,8 @@ impl Ids {
             max_lag: cluster.check.max_lag,
             slow_start: cluster.slow_start,
             hold_off: cluster.hold_off,
-            drain: match cluster.drain.mode {
-                // `Config::warnings` says so.
-                DrainMode::Finish | DrainMode::Idle => Drain::Finish,
-                DrainMode::Cut => Drain::Cut,
-            },
+            drain: drain(cluster),
+            drain_deadline: cluster.drain.deadline,
             failover: match cluster.failover {
                 config::Failover::Manual => Failover::Manual,
                 config::Failover::Auto => Failover::Auto { window: cluster.failover_window },
@@ -124,10 +121,8 @@ impl Ids {
                     },
                     min_replicas: route.min_replicas,
                     failback: match route.failback {
-                        // `Config::warnings` says so.
-                        config::Failback::NewConnections | config::Failback::Idle => {
-                            Failback::NewConnections
-                        }
+                        config::Failback::NewConnections => Failback::NewConnections,
+                        config::Failback::Idle => Failback::Idle,
                         config::Failback::Cut => Failback::Cut,
                         config::Failback::Off => Failback::Off,
                     },
@@ -157,6 +152,15 @@ impl Ids {
                 })
                 .collect(),
         }
+    }
+}
+
+/// What happens to the old pair's flows when nobody says.
+pub(super) const fn drain(cluster: &config::Cluster) -> Drain {
+    match cluster.drain.mode {
+        DrainMode::Finish => Drain::Finish,
+        DrainMode::Idle => Drain::Idle,
+        DrainMode::Cut => Drain::Cut,
     }
 }
 

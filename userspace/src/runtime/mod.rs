@@ -4,9 +4,12 @@
 //! answers the control socket, `status` describes it all.
 
 mod admin;
+mod drain;
+mod drains;
 mod end;
 mod events;
 mod failover;
+mod flips;
 mod flow_log;
 mod hooks;
 mod host;
@@ -18,6 +21,7 @@ mod requests;
 mod restore;
 mod start;
 mod status;
+mod switchover;
 mod unload;
 
 use std::{
@@ -37,16 +41,20 @@ use tokio::{
 
 pub use self::unload::unload_offline;
 use self::{
+    drain::Holders,
+    drains::Drains,
     end::{Device, Hop},
+    flips::PendingFlips,
     hooks::Hooks,
     ids::Ids,
-    requests::PendingFlips,
     start::Inbox,
+    switchover::Switchovers,
 };
 use crate::{
     check::{Probe, keys::Keys},
     config::{Config, Timeouts},
     dataplane::{DataPlane, SweepLimits},
+    drain::Flows,
     journal::Journal,
     net::{frames::FrameSender, links::Network},
     state::{self, State, StateDir},
@@ -92,8 +100,13 @@ struct Runtime {
     last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
-    /// Where those who fence servers leave their answers.
-    fences: mpsc::Sender<Input>,
+    switchovers: Switchovers,
+    /// Where those leave their answers who tell servers what to do.
+    answers: mpsc::Sender<Input>,
+    /// What draining tasks ask the loop through.
+    flows: Flows,
+    holders: Holders,
+    drains: Drains,
     /// VIPs are on the interfaces and announced.
     announced: bool,
 }
@@ -182,7 +195,9 @@ impl Runtime {
                         return Ok(ended);
                     }
                 }
-                Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some(answer) = inbox.answers.recv() => self.feed(answer),
+                Some(news) = inbox.drains.recv() => self.hear_of_drain(news),
+                Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {
                     self.flips.checked(backend);
                     if !conditions.is_empty() {

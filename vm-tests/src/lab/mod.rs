@@ -64,6 +64,8 @@ pub struct Options {
     pub servers: Flavour,
     /// How many of the servers 1 to 4 are started. The configuration names all of them.
     pub servers_count: usize,
+    /// The check account may read the state of replication, and nothing else: no flip, no draining.
+    pub may_only_check: bool,
     /// MariaDB records transactions and locks, as MySQL does unasked: what a flip looks at under load.
     pub performance_schema: bool,
 }
@@ -76,6 +78,7 @@ impl Options {
             both_writable: false,
             servers: Flavour::default(),
             servers_count: 4,
+            may_only_check: false,
             performance_schema: false,
         }
     }
@@ -126,6 +129,9 @@ impl Lab {
             |host| namespace(&options.name, host),
             &dir,
         )?;
+        if !options.may_only_check {
+            lab.servers.grant_flips()?;
+        }
         progress("replication: primary to replica in each pair, primary to primary");
         lab.servers.replicate(options.both_writable)?;
         Ok(lab)

@@ -1,15 +1,17 @@
 //! Admin states: what operators said about backends and pairs, until they say otherwise or the time
 //! that they gave runs out.
 
+use std::time::Duration;
+
 use crate::{
     ids::BackendId,
     input::{Access, Admin, AdminSetting, AdminTarget, Drain},
     moment::Moment,
-    output::{AdminRefused, EndWhich, EventKind, Output},
-    reason::{ChangeReason, EndReason, IgnoredReason},
+    output::{AdminRefused, EventKind, Output},
+    reason::{ChangeReason, DrainReason, EndReason, IgnoredReason},
 };
 
-use super::{Cluster, Outputs};
+use super::{Cluster, Outputs, drains::flows_of};
 
 impl Cluster {
     /// Returns what was said about a target.
@@ -39,7 +41,7 @@ impl Cluster {
         &mut self,
         target: AdminTarget,
         setting: AdminSetting,
-        flows: Drain,
+        (flows, deadline): (Drain, Option<Duration>),
         now: Moment,
         outputs: &mut Outputs,
     ) {
@@ -58,16 +60,11 @@ impl Cluster {
             self.may_fail_back |= is_awaited && replicas.any(|replica| named.contains(&replica));
         }
         self.advance(ChangeReason::Admin, now, outputs);
-        if flows == Drain::Cut && setting.admin != Admin::Ready {
-            // After the swap, so that who is cut finds the new routes.
-            outputs.push_back(Output::EndFlows {
-                cluster: self.spec.id,
-                which: match target {
-                    AdminTarget::Backend(backend) => EndWhich::Backend(backend),
-                    AdminTarget::Pair(pair) => EndWhich::Pair(pair),
-                },
-                reason: EndReason::TakenOut { admin: setting.admin },
-            });
+        if setting.admin != Admin::Ready {
+            // After the swap, so that whose flow ends finds the new routes.
+            let admin = setting.admin;
+            let why = (DrainReason::TakenOut { admin }, EndReason::TakenOut { admin });
+            self.drain(flows_of(target), flows, deadline, why, outputs);
         }
     }
 
@@ -109,6 +106,7 @@ impl Cluster {
         let from = self.admin_of(target).admin;
         if setting.admin == Admin::Ready {
             self.admin.remove(&target);
+            self.stop_drain(flows_of(target), outputs);
         } else {
             self.admin.insert(target, setting);
         }

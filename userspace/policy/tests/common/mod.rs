@@ -36,6 +36,7 @@ pub(crate) fn cluster(id: u16, first: u16, pairs: u16, replicas: u16) -> Cluster
         slow_start: Duration::ZERO,
         hold_off: Duration::ZERO,
         drain: Drain::Finish,
+        drain_deadline: None,
         failover: Failover::Manual,
         routes: vec![route(WRITES, "writes", Access::Write), route(READS, "reads", Access::Read)],
         pairs: pairs.collect(),

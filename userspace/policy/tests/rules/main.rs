@@ -146,6 +146,41 @@ fn reads_that_went_back_to_replicas_end_on_the_primary_only_where_that_is_wanted
     };
     assert_eq!(end(Failback::NewConnections), "swap 3 pair#0 w=a1 r=a2");
     assert_eq!(end(Failback::Cut), "swap 3 pair#0 w=a1 r=a2; end route#1 on a1");
+    let drain = "drain route#1 on a1 Idle: reads went back to replicas";
+    assert_eq!(end(Failback::Idle), format!("swap 3 pair#0 w=a1 r=a2; {drain}"));
+}
+
+#[test]
+fn a_drain_ends_with_its_reason() {
+    let steps = |script: &str| {
+        let mut world = World::new(with_reads(|route| route.failback = Failback::Idle));
+        world.steps(&format!("{HEALTHY} a2 down; a2 ok; a2 ok; {script}")).join("; ")
+    };
+    // Reads are on the primary again.
+    assert_eq!(steps("a2 down"), "swap 4 pair#0 w=a1 r=a1; end a2; stop route#1 on a1");
+    // Its own end comes first.
+    assert_eq!(steps("drained route#1; a2 down"), "swap 4 pair#0 w=a1 r=a1; end a2");
+
+    let steps = |script: &str| {
+        let mut spec = cluster(0, 0, 2, 1);
+        (spec.drain, spec.drain_deadline) = (Drain::Idle, Some(std::time::Duration::from_secs(30)));
+        World::new(spec).steps(&format!("{HEALTHY} b1 rw; b2 ok; {script}")).join("; ")
+    };
+    let there = "persist pair#1; swap 2 pair#1 w=b1 r=b2; drain pair#0 Idle for 30s: flip";
+    let flip = steps("flip");
+    assert!(flip.starts_with(there), "{flip}");
+    let back = steps("flip; flip");
+    assert!(back.contains("stop pair#0; drain pair#1 Idle for 30s: flip"), "{back}");
+
+    let steps = |script: &str| {
+        World::new(cluster(0, 0, 2, 1)).steps(&format!("{HEALTHY} {script}")).join("; ")
+    };
+    let drain = "swap 2 pair#0 w=a1 r=a1; drain a2 Idle: drain";
+    assert_eq!(steps("drain a2 idle"), drain);
+    // Said again it begins anew; with another word it is over.
+    assert_eq!(steps("drain a2 idle; drain a2 idle"), "drain a2 Idle: drain");
+    assert_eq!(steps("drain a2 idle; drain a2"), "stop a2");
+    assert_eq!(steps("drain a2 idle; ready a2"), "stop a2; swap 3 pair#0 w=a1 r=a2");
 }
 
 #[test]
@@ -778,7 +813,12 @@ impl World {
                 self.restart_with(generation);
             }
             ["flip", rest @ ..] => self.flip(rest),
-            [word @ ("ready" | "drain" | "maint"), backend] => {
+            ["drained", "route#1"] => {
+                let which = EndWhich::Route(common::READS, id("a1"));
+                let result = Drained::default();
+                self.feed(Input::Drained { cluster: ClusterId(0), which, result });
+            }
+            [word @ ("ready" | "drain" | "maint"), backend, rest @ ..] => {
                 let admin = match *word {
                     "drain" => Admin::Drain,
                     "maint" => Admin::Maint,
@@ -788,7 +828,8 @@ impl World {
                     cluster: ClusterId(0),
                     target: AdminTarget::Backend(id(backend)),
                     setting: AdminSetting { admin, until: None },
-                    flows: Drain::Finish,
+                    flows: if rest == ["idle"] { Drain::Idle } else { Drain::Finish },
+                    deadline: None,
                 });
             }
             [backend, "down"] => {
@@ -848,6 +889,7 @@ impl World {
             active: self.state_file.map(|pair| (id, pair)).into_iter().collect(),
             generation: generation.map(|generation| (id, generation)).into_iter().collect(),
             tables: self.kernel.clone().map(|table| (id, table)).into_iter().collect(),
+            intents: BTreeMap::new(),
         };
         self.policy = Policy::new(vec![self.spec.clone()], restored, self.now);
     }
@@ -890,12 +932,13 @@ impl World {
                 }
                 self.policy.handle(Input::Applied { cluster, generation, result }, self.now);
             }
-            Output::PersistActive { cluster, pair, failover, reason } => {
+            Output::PersistActive { cluster, pair, failover, intent, reason } => {
                 let result = match self.writes {
                     Driver::Works => Ok(()),
                     Driver::Fails => Err(PersistError { reason: "disk full".into() }),
                     Driver::Hangs => {
-                        let output = Output::PersistActive { cluster, pair, failover, reason };
+                        let output =
+                            Output::PersistActive { cluster, pair, failover, intent, reason };
                         return self.hanging.push(output);
                     }
                 };
@@ -908,10 +951,15 @@ impl World {
                 self.paces.insert(backend, pace);
             }
             Output::EndFlows { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. }
             | Output::Reply { .. }
             | Output::ForgetAdmin { .. }
             | Output::Event(_) => {}
             Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
+            Output::Step { .. } | Output::CancelStep { .. } | Output::SwitchoverReply { .. } => {
+                unreachable!("flips are route-only")
+            }
         }
     }
 }
@@ -979,13 +1027,12 @@ fn text(output: &Output) -> Option<String> {
             };
             format!("swap {} {} w={} r={}", table.generation, table.active, target(0), target(1))
         }
-        Output::EndFlows { which: EndWhich::Backend(backend), .. } => {
-            format!("end {}", name(*backend))
+        Output::EndFlows { which, .. } => format!("end {}", flows(*which)),
+        Output::DrainFlows { which, mode, deadline, reason, .. } => {
+            let deadline = deadline.map_or_else(String::new, |time| format!(" for {time:?}"));
+            format!("drain {} {mode:?}{deadline}: {reason}", flows(*which))
         }
-        Output::EndFlows { which: EndWhich::Pair(pair), .. } => format!("end {pair}"),
-        Output::EndFlows { which: EndWhich::Route(route, backend), .. } => {
-            format!("end {route} on {}", name(*backend))
-        }
+        Output::StopDrain { which, .. } => format!("stop {}", flows(*which)),
         Output::PersistActive { pair, .. } => format!("persist {pair}"),
         Output::Reply { result: Ok(done), .. } => {
             let warnings: String = done.warnings.iter().map(|w| format!(" {}", w.name())).collect();
@@ -994,5 +1041,16 @@ fn text(output: &Output) -> Option<String> {
         Output::Reply { result: Err(refused), .. } => format!("reply {}", refused.name()),
         Output::SetPace { .. } | Output::ForgetAdmin { .. } | Output::Event(_) => return None,
         Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
+        Output::Step { .. } | Output::CancelStep { .. } | Output::SwitchoverReply { .. } => {
+            unreachable!("flips are route-only")
+        }
     })
+}
+
+fn flows(which: EndWhich) -> String {
+    match which {
+        EndWhich::Backend(backend) => name(backend).to_owned(),
+        EndWhich::Pair(pair) => pair.to_string(),
+        EndWhich::Route(route, backend) => format!("{route} on {}", name(backend)),
+    }
 }

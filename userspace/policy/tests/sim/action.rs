@@ -75,6 +75,15 @@ pub(crate) enum Action {
         drain: u8,
         force: bool,
     },
+    /// A switchover; the bits say how.
+    Switch {
+        cluster: u8,
+        to: Option<u8>,
+        bits: u16,
+    },
+    CallOff {
+        cluster: u8,
+    },
     Admin {
         cluster: u8,
         target: u8,
@@ -141,7 +150,7 @@ impl Action {
         };
         let cluster = random.below(2) as u8;
         // Where much happens at once, little comes to an end.
-        let choice = match random.below(200) {
+        let choice = match random.below(216) {
             choice if is_calm && random.below(3) > 0 => choice % 50,
             choice => choice,
         };
@@ -192,7 +201,7 @@ impl Action {
                 force: random.below(4) == 0,
             },
             180..182 => {
-                Self::Nonsense { kind: random.below(5) as u8, cluster: random.below(4) as u8 }
+                Self::Nonsense { kind: random.below(7) as u8, cluster: random.below(4) as u8 }
             }
             182..189 => Self::TimeOut,
             189..193 => Self::Pass {
@@ -204,6 +213,12 @@ impl Action {
                 },
             },
             193..197 => Self::Restart { done: random.next() as u16, reboot: random.below(5) == 0 },
+            197..210 => Self::Switch {
+                cluster: random.below(2) as u8,
+                to: (random.below(6) > 0).then(|| random.below(4) as u8),
+                bits: random.next() as u16,
+            },
+            210..212 => Self::CallOff { cluster },
             _ => Self::Crash { outputs: random.below(6) as u8, done: random.next() as u16 },
         }
     }

@@ -12,8 +12,10 @@
 mod action;
 #[path = "../common/mod.rs"]
 mod common;
+mod drains;
 mod judge;
 mod server;
+mod switchover;
 mod world;
 
 use std::{

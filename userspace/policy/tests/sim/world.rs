@@ -13,6 +13,7 @@ use crate::{
     action::{Action, Change},
     common::{READS, WRITES, cluster, failed},
     server::{Mode, Opinion, Server},
+    switchover::{Hold, Run},
 };
 
 /// What happened, to tell a busy world from a quiet one.
@@ -21,7 +22,7 @@ pub(crate) struct Seen(BTreeMap<&'static str, u64>);
 
 impl Seen {
     /// What must not be rare.
-    const ALL: [&'static str; 28] = [
+    const ALL: [&'static str; 45] = [
         "flips",
         "refused",
         "undone",
@@ -50,6 +51,23 @@ impl Seen {
         "failed_back_by_cut",
         "failback_off",
         "standby_replicas",
+        "switchovers",
+        "switch_refused",
+        "switch_planned",
+        "switch_fences",
+        "switch_undone",
+        "switch_back",
+        "switch_called_off",
+        "switch_undoing",
+        "switch_trouble",
+        "switch_stuck",
+        "switch_taken_over",
+        "switch_resumed",
+        "switch_resumed_undo",
+        "paused_writes",
+        "steps_cancelled",
+        "drains",
+        "drains_called_off",
     ];
 
     pub(crate) fn add(&mut self, what: &'static str) {
@@ -102,6 +120,13 @@ pub(crate) struct Site {
     pub(crate) unreachable_at: Option<(BackendId, u64)>,
     /// A server that a failover fenced, which was writable before.
     pub(crate) fenced: BTreeSet<BackendId>,
+    /// What the state file says of a switchover.
+    pub(crate) intent: Option<Intent>,
+    pub(crate) run: Option<Run>,
+    /// The pause, and who is held.
+    pub(crate) hold: Option<Hold>,
+    /// New connections for writes are paused, and write routes stay although their primary is made read-only.
+    pub(crate) keeps_writes: bool,
 }
 
 pub(crate) struct World {
@@ -111,14 +136,14 @@ pub(crate) struct World {
     pub(crate) sites: BTreeMap<ClusterId, Site>,
     pub(crate) servers: BTreeMap<BackendId, Server>,
     /// Pairs of servers between which nothing gets through.
-    cuts: BTreeSet<(BackendId, BackendId)>,
+    pub(crate) cuts: BTreeSet<(BackendId, BackendId)>,
     /// The way from us to every server is gone.
     pub(crate) is_outage: bool,
     /// Questions that the drivers have not answered, per cluster and kind in order.
     pub(crate) pending: VecDeque<Output>,
     /// In percent.
     failing_drivers: u8,
-    requests: u64,
+    pub(crate) requests: u64,
     writes: u64,
     /// Counts what the policy was told.
     pub(crate) tick: u64,
@@ -126,6 +151,8 @@ pub(crate) struct World {
     dying: Option<(u8, u16)>,
     deaths: u64,
     pub(crate) waiting: BTreeMap<RequestId, ClusterId>,
+    /// What is being drained, and why.
+    pub(crate) drains: BTreeMap<(ClusterId, EndWhich), DrainReason>,
     trace: Option<Vec<String>>,
     pub(crate) seen: Seen,
 }
@@ -148,13 +175,16 @@ impl World {
                 spec.failover = Failover::Auto { window };
             }
             if random.below(3) == 0 {
-                spec.drain = Drain::Cut;
+                spec.drain = [Drain::Cut, Drain::Idle][random.below(2) as usize];
+                spec.drain_deadline =
+                    [None, Some(Duration::from_secs(5))][random.below(2) as usize];
             }
             spec.routes[usize::from(READS.0)].min_replicas =
                 1 + random.below(replicas.into()) as u32;
             let reads = &mut spec.routes[usize::from(READS.0)];
             reads.failback =
-                [Failback::NewConnections, Failback::Cut, Failback::Off][random.below(3) as usize];
+                [Failback::NewConnections, Failback::Idle, Failback::Cut, Failback::Off]
+                    [random.below(4) as usize];
             reads.standby_replicas =
                 [StandbyReplicas::Never, StandbyReplicas::Fallback, StandbyReplicas::Always]
                     [random.below(3) as usize];
@@ -192,6 +222,7 @@ impl World {
             dying: None,
             deaths: 0,
             waiting: BTreeMap::new(),
+            drains: BTreeMap::new(),
             trace: None,
             seen: Seen::default(),
         }
@@ -278,6 +309,8 @@ impl World {
                 self.seen.add("outages");
             }
             Action::Flip { cluster, to, drain, force } => self.flip(cluster, to, drain, force),
+            Action::Switch { cluster, to, bits } => self.switch(cluster, to, bits),
+            Action::CallOff { cluster } => self.call_off(self.cluster(cluster)),
             Action::Admin { cluster, target, pair, admin, millis, cut, force } => {
                 let cluster = self.cluster(cluster);
                 let target = if pair {
@@ -287,7 +320,11 @@ impl World {
                 };
                 let admin = [Admin::Ready, Admin::Drain, Admin::Maint][usize::from(admin % 3)];
                 let until = millis.map(|millis| self.now + Duration::from_millis(millis.into()));
-                let flows = if cut { Drain::Cut } else { Drain::Finish };
+                let flows = match (cut, force) {
+                    (true, _) => Drain::Cut,
+                    (false, true) => Drain::Idle,
+                    (false, false) => Drain::Finish,
+                };
                 if self.policy.may_set_admin(cluster, target, admin, force).is_ok() {
                     self.put_admin(cluster, target, AdminSetting { admin, until }, flows);
                 }
@@ -300,15 +337,16 @@ impl World {
         self.judge_rest();
     }
 
-    fn pass(&mut self, millis: u64) {
+    pub(crate) fn pass(&mut self, millis: u64) {
         self.now = self.now + Duration::from_millis(millis);
     }
 
-    fn round(&mut self, cluster: ClusterId) {
+    pub(crate) fn round(&mut self, cluster: ClusterId) {
         self.replicate(cluster);
         for backend in self.backends(cluster) {
             self.check(backend, 0);
         }
+        self.end_drain(cluster);
     }
 
     /// Repairs everything and expects it to be served: nothing may stay broken for good.
@@ -326,6 +364,7 @@ impl World {
         for (cluster, target) in self.sites.iter().flat_map(admin).collect::<Vec<_>>() {
             self.put_admin(cluster, target, AdminSetting::default(), Drain::Finish);
         }
+        self.settle_switchovers();
         let mut said = Vec::new();
         for _ in 0..6 {
             self.servers.values_mut().for_each(Server::repair);
@@ -334,6 +373,7 @@ impl World {
             for (id, active) in actives.collect::<Vec<_>>() {
                 let primary = self.sites[&id].spec.pairs[usize::from(active.0)].primary;
                 self.server(primary).read_only = false;
+                self.meddle(id);
             }
             for cluster in self.sites.keys().copied().collect::<Vec<_>>() {
                 self.round(cluster);
@@ -375,6 +415,7 @@ impl World {
             assert_eq!(table.routes[usize::from(READS.0)].shares(), replicas);
             let written = site.state_file.as_ref().expect("a state file");
             assert_eq!(*written, (view.active, view.failover.memory.clone()));
+            assert_eq!(site.intent, None, "the state file still has a switchover");
             if let Failover::Auto { .. } = site.spec.failover {
                 assert_eq!(
                     view.failover.memory.out, site.out,
@@ -389,7 +430,7 @@ impl World {
         }
     }
 
-    fn answer_all(&mut self) {
+    pub(crate) fn answer_all(&mut self) {
         while !self.pending.is_empty() {
             self.answer(0, 99, 0);
         }
@@ -544,6 +585,13 @@ impl World {
         let to = table.and_then(|it| it.routes[usize::from(WRITES.0)].backends().next());
         let old = site.flows.iter().copied().find(|backend| Some(*backend) != to);
         let Some(backend) = (if old_flow { old.or(to) } else { to }) else { return };
+        let is_new = !site.flows.contains(&backend);
+        if let Some(hold) = site.hold.filter(|hold| hold.until > self.now)
+            && (is_new || hold.backend == Some(backend))
+        {
+            self.seen.add("paused_writes");
+            return;
+        }
         self.site(cluster).flows.insert(backend);
         let is_outage = self.is_outage;
         let server = self.server(backend);
@@ -554,9 +602,11 @@ impl World {
         let write = self.writes;
         self.server(backend).log.push(write);
         self.seen.add("writes");
+        self.judge_write(cluster, backend);
         let pair = self.servers[&backend].pair;
+        let site = &self.sites[&cluster];
         assert!(
-            !self.sites[&cluster].out.contains(&pair),
+            !site.out.contains(&pair) || site.asked.contains(&pair),
             "{backend} failed, and a client wrote to it"
         );
     }
@@ -573,7 +623,11 @@ impl World {
             Change::AppliesNothing => server.applies = false,
             Change::StopsIo => server.io_stopped = true,
             Change::StopsSql => server.sql_stopped = true,
-            Change::TogglesReadOnly => server.read_only = !server.read_only,
+            Change::TogglesReadOnly => {
+                server.read_only = !server.read_only;
+                let cluster = server.cluster;
+                self.meddle(cluster);
+            }
             Change::LiesAboutReadOnly => server.lies_read_only = true,
             Change::LiesAboutLag => server.lies_lag = true,
             Change::Condition(opinion) => server.condition = opinion,
@@ -589,7 +643,8 @@ impl World {
         let request = RequestId(self.requests);
         let cluster = ClusterId(cluster.into());
         let to = to.map(|pair| PairId(pair.into()));
-        let drain = [None, Some(Drain::Finish), Some(Drain::Cut)][usize::from(drain % 3)];
+        let drain = [None, Some(Drain::Finish), Some(Drain::Cut), Some(Drain::Idle)]
+            [usize::from(drain % 4)];
         let force = if force { BTreeSet::from(Precondition::ALL) } else { BTreeSet::new() };
         self.waiting.insert(request, cluster);
         if let Some(site) = self.sites.get_mut(&cluster) {
@@ -637,7 +692,8 @@ impl World {
         });
         self.admin_moved(&before);
         let deaths = self.deaths;
-        self.feed(Input::SetAdmin { cluster, target, setting, flows }, Fed::Operator);
+        let deadline = setting.until.map(|until| until.since(Moment::START));
+        self.feed(Input::SetAdmin { cluster, target, setting, flows, deadline }, Fed::Operator);
         let has_died = deaths != self.deaths;
         let left = self.site(cluster).admin_cut.take();
         assert!(left.is_none() || has_died, "flows were to be ended");
@@ -678,7 +734,8 @@ impl World {
 
     fn nonsense(&mut self, kind: u8, cluster: u8) {
         let cluster = ClusterId(cluster.into());
-        let input = match kind % 5 {
+        let id = StepId(u64::MAX);
+        let input = match kind % 8 {
             0 => Input::Checked { backend: BackendId(999), result: failed(Cause::Refused) },
             1 => Input::Applied { cluster, generation: Generation(u32::MAX), result: Ok(()) },
             2 => Input::Fenced {
@@ -686,7 +743,14 @@ impl World {
                 backend: BackendId(998),
                 result: Ok(Fenced { was_read_only: false }),
             },
+            4 => Input::StepDone { cluster, id, result: Ok(StepAnswer::Done) },
+            5 => Input::CallOff { cluster, request: Some(RequestId(u64::MAX)) },
             3 => Input::Unfenced { cluster, backend: BackendId(998), result: Ok(()) },
+            6 => Input::Drained {
+                cluster,
+                which: EndWhich::Backend(BackendId(998)),
+                result: Drained::default(),
+            },
             _ => Input::Persisted { cluster: ClusterId(77), result: Ok(()) },
         };
         let before = self.known();
@@ -696,7 +760,7 @@ impl World {
         assert!(has_died || self.known() == before, "nonsense changed something");
     }
 
-    fn time_out(&mut self) {
+    pub(crate) fn time_out(&mut self) {
         if let Some(deadline) = self.policy.deadline() {
             self.now = self.now.max(deadline);
         }
@@ -728,10 +792,10 @@ impl World {
                 };
                 self.feed(Input::Applied { cluster, generation, result }, Fed::Driver);
             }
-            Output::PersistActive { cluster, pair, failover, reason } => {
+            Output::PersistActive { cluster, pair, failover, reason: _, intent } => {
                 // A write can also fail after the file was replaced.
                 if !fails || late.is_multiple_of(3) {
-                    self.written(cluster, pair, failover, reason);
+                    self.written(cluster, pair, failover, intent);
                 }
                 let result =
                     if fails { Err(PersistError { reason: "simulated".into() }) } else { Ok(()) };
@@ -781,7 +845,18 @@ impl World {
                 }
                 self.feed(Input::Unfenced { cluster, backend, result }, Fed::Driver);
             }
-            Output::EndFlows { .. }
+            Output::Step { cluster, id, step, .. } => {
+                let result = self.do_step(cluster, &step, fails, late);
+                if result.is_ok() {
+                    self.saw_step(&step);
+                }
+                self.feed(Input::StepDone { cluster, id, result }, Fed::Driver);
+            }
+            Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. }
+            | Output::EndFlows { .. }
+            | Output::DrainFlows { .. }
+            | Output::StopDrain { .. }
             | Output::Reply { .. }
             | Output::SetPace { .. }
             | Output::ForgetAdmin { .. }
@@ -790,7 +865,7 @@ impl World {
     }
 
     /// A server is made read-only or writable, as far as it is there.
-    fn fence(
+    pub(crate) fn fence(
         &mut self,
         backend: BackendId,
         read_only: bool,
@@ -839,9 +914,19 @@ impl World {
         cluster: ClusterId,
         pair: PairId,
         failover: FailoverMemory,
-        _reason: PersistReason,
+        intent: Option<Intent>,
     ) {
-        self.site(cluster).state_file = Some((pair, failover));
+        let site = self.site(cluster);
+        if intent.is_none()
+            && failover.out.is_empty()
+            && site.intent.as_ref().is_some_and(|before| before.to == pair)
+        {
+            // An operator made it active, and whatever had failed is known.
+            site.out.clear();
+            site.failed_over_at = None;
+        }
+        site.state_file = Some((pair, failover));
+        site.intent = intent;
     }
 
     /// The daemon dies. What a driver had in hand was done, or was not.
@@ -857,8 +942,8 @@ impl World {
                 Output::SwapRoutes { cluster, table, reason } => {
                     self.swapped(cluster, table, reason);
                 }
-                Output::PersistActive { cluster, pair, failover, reason } => {
-                    self.written(cluster, pair, failover, reason);
+                Output::PersistActive { cluster, pair, failover, intent, .. } => {
+                    self.written(cluster, pair, failover, intent);
                 }
                 Output::Fence { backend, .. } => _ = self.fence(backend, true, false, 0),
                 Output::Unfence { backend, reason, .. } => {
@@ -866,7 +951,12 @@ impl World {
                         _ = self.fence(backend, false, false, 0);
                     }
                 }
-                Output::EndFlows { .. }
+                Output::Step { cluster, step, .. } => self.stop_step(cluster, &step, true),
+                Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
+                | Output::EndFlows { .. }
+                | Output::DrainFlows { .. }
+                | Output::StopDrain { .. }
                 | Output::Reply { .. }
                 | Output::SetPace { .. }
                 | Output::ForgetAdmin { .. }
@@ -879,6 +969,7 @@ impl World {
         for (id, site) in &mut self.sites {
             if is_reboot {
                 site.kernel = None;
+                site.hold = None;
                 site.flows.clear();
             }
             site.generation = site.kernel.as_ref().map_or(Generation(0), |table| table.generation);
@@ -886,6 +977,12 @@ impl World {
             site.cut.clear();
             site.unreachable_at = None;
             site.fenced.clear();
+            site.keeps_writes = false;
+            if let (Some(run), None) = (&mut site.run, &site.intent) {
+                // Nothing was changed so far, or everything is over.
+                run.is_over = true;
+            }
+            restored.intents.extend(site.intent.clone().map(|intent| (*id, intent)));
             site.found = site.kernel.iter().flat_map(targets).collect();
             restored.active.extend(site.state_file.as_ref().map(|(pair, _)| (*id, *pair)));
             let failover = site.state_file.as_ref().map(|(_, failover)| failover.clone());
@@ -899,6 +996,8 @@ impl World {
             server.on_its_way = None;
         }
         self.waiting.clear();
+        // A daemon takes its drains with it.
+        self.drains.clear();
         let specs = self.sites.values().map(|site| site.spec.clone()).collect();
         self.policy = Policy::new(specs, restored, self.now);
         for view in self.policy.view().clusters {
@@ -927,7 +1026,7 @@ impl World {
         self.drain(Fed::Start);
     }
 
-    fn feed(&mut self, input: Input, fed: Fed) {
+    pub(crate) fn feed(&mut self, input: Input, fed: Fed) {
         let now = self.now;
         self.note(format_args!("{now} {input:?}"));
         self.policy.handle(input, self.now);
@@ -950,6 +1049,9 @@ impl World {
                 self.note(format_args!("    -> {output:?}"));
             }
             self.judge(&output, fed);
+            if let Output::CancelStep { cluster, id } = &output {
+                self.cancel(*cluster, *id);
+            }
             if is_question(&output) {
                 let kind = std::mem::discriminant(&output);
                 let twin = self.pending.iter().any(|other| {
@@ -971,6 +1073,35 @@ impl World {
         let mut view = self.policy.view();
         view.clusters.iter_mut().for_each(|cluster| cluster.failover.outlook = Outlook::Manual);
         view
+    }
+
+    /// A driver is told to stop: what it had in hand was done, or was not.
+    fn cancel(&mut self, cluster: ClusterId, id: StepId) {
+        let is_it = |output: &Output| matches!(output, Output::Step { cluster: of, id: it, .. } if (*of, *it) == (cluster, id));
+        let Some(index) = self.pending.iter().position(is_it) else { return };
+        if let Some(Output::Step { step, .. }) = self.pending.remove(index) {
+            self.seen.add("steps_cancelled");
+            let is_done = self.writes.is_multiple_of(2);
+            self.stop_step(cluster, &step, is_done);
+        }
+    }
+
+    /// The daemon is told what a server takes by now.
+    fn saw_step(&mut self, step: &Step) {
+        let now = self.now;
+        match step {
+            Step::Fence { backend } => {
+                let told = &mut self.server(*backend).told;
+                told.read_only = Some(true);
+                told.unfenced_at = None;
+            }
+            Step::Unfence { backend } => {
+                let told = &mut self.server(*backend).told;
+                told.read_only = Some(false);
+                told.unfenced_at = Some(now);
+            }
+            _ => {}
+        }
     }
 
     fn backends(&self, cluster: ClusterId) -> Vec<BackendId> {
@@ -1047,6 +1178,10 @@ impl Site {
             decided_at: None,
             unreachable_at: None,
             fenced: BTreeSet::new(),
+            intent: None,
+            run: None,
+            hold: None,
+            keeps_writes: false,
         }
     }
 }
@@ -1068,8 +1203,13 @@ fn is_question(output: &Output) -> bool {
         Output::SwapRoutes { .. }
         | Output::PersistActive { .. }
         | Output::Fence { .. }
-        | Output::Unfence { .. } => true,
-        Output::EndFlows { .. }
+        | Output::Unfence { .. }
+        | Output::Step { .. } => true,
+        Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
+        | Output::EndFlows { .. }
+        | Output::DrainFlows { .. }
+        | Output::StopDrain { .. }
         | Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
@@ -1081,11 +1221,15 @@ pub(crate) fn cluster_of(output: &Output) -> Option<ClusterId> {
     match output {
         Output::SwapRoutes { cluster, .. }
         | Output::EndFlows { cluster, .. }
+        | Output::DrainFlows { cluster, .. }
+        | Output::StopDrain { cluster, .. }
         | Output::PersistActive { cluster, .. }
         | Output::Fence { cluster, .. }
         | Output::Unfence { cluster, .. }
+        | Output::Step { cluster, .. }
+        | Output::CancelStep { cluster, .. }
         | Output::ForgetAdmin { cluster, .. } => Some(*cluster),
-        Output::Reply { .. } | Output::SetPace { .. } => None,
+        Output::Reply { .. } | Output::SwitchoverReply { .. } | Output::SetPace { .. } => None,
         Output::Event(event) => event.cluster,
     }
 }

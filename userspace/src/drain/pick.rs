@@ -1,0 +1,246 @@
+//! Who is tried next, and what follows from what was seen. No I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use pairflip_common::flow::FlowState;
+
+use crate::{
+    dataplane::{Flow, FlowId},
+    sessions::{Activity, Last},
+};
+
+/// Flows held at once: what one look asks for, and few enough that the last of them can be ended long before its hold ends.
+pub(super) const BATCH_MAX: usize = 32;
+
+/// Flows that are looked at without a hold at once.
+pub(super) const GLANCE_MAX: usize = 256;
+
+/// Silence of flows that are tried first: longer than any pause inside a pool's use of a connection is likely to be.
+const QUIET_AT_FIRST: Duration = Duration::from_millis(50);
+
+/// Silence after which what came before work (a ping, a SET) was not before work. Pools that validate go on within microseconds; this leaves
+/// room for a garbage collector.
+const BEGUN_SILENCE: Duration = Duration::from_millis(200);
+
+/// Silence after which a cursor that was read from is taken for closed: servers do not show open ones outside transactions.
+const FETCHED_SILENCE: Duration = Duration::from_secs(5);
+
+/// After this a payload without an answer is one that gets none (closing a prepared statement).
+const UNANSWERED_SILENCE: Duration = Duration::from_millis(50);
+
+/// How eagerly flows are tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Pace {
+    /// In this time the silence that is asked for falls from 50 ms to nothing, so that busy flows are reached, too.
+    pub(super) falling: Duration,
+    /// Between two holds of one flow: each may cost its client a retransmission, which takes 200 ms.
+    pub(super) rest: Duration,
+    /// What was seen is looked at again after this time even if no packet moved: a look may have met the last steps of a statement.
+    pub(super) again: Duration,
+}
+
+impl Pace {
+    /// Nobody waits for the end: a busy client loses 200 ms of each second at most.
+    pub(super) fn patient(deadline: Option<Duration>) -> Self {
+        let falling = deadline.map_or(Duration::from_secs(10), |deadline| {
+            (deadline / 2).min(Duration::from_secs(10))
+        });
+        Self { falling, rest: Duration::from_secs(1), again: Duration::from_secs(1) }
+    }
+
+    /// Writes wait until everybody is held.
+    pub(super) fn urgent(deadline: Duration) -> Self {
+        Self {
+            falling: (deadline / 4).min(Duration::from_millis(300)),
+            rest: Duration::from_millis(20),
+            again: Duration::from_millis(250),
+        }
+    }
+
+    /// Returns the silence that makes a flow a candidate, after this time.
+    pub(super) fn quiet(&self, elapsed: Duration) -> Duration {
+        let left = self.falling.saturating_sub(elapsed).as_secs_f64();
+        QUIET_AT_FIRST.mul_f64(left / self.falling.as_secs_f64().max(f64::EPSILON))
+    }
+}
+
+/// What is remembered of a flow that was tried.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    at: Instant,
+    /// Packets of both sides then: as long as they are the same, so is the session.
+    packets: (u32, u32),
+}
+
+/// The flows that were tried in vain.
+#[derive(Debug, Default)]
+pub(super) struct Memory(BTreeMap<FlowId, Tried>);
+
+impl Memory {
+    pub(super) fn remember(&mut self, flow: &Flow, now: Instant) {
+        self.0.insert(flow.id, Tried { at: now, packets: packets(flow) });
+    }
+
+    pub(super) fn keep(&mut self, flows: &[Flow]) {
+        let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
+        self.0.retain(|id, _| ids.contains(id));
+    }
+
+    fn allows(&self, flow: &Flow, pace: Pace, now: Instant) -> bool {
+        self.0.get(&flow.id).is_none_or(|tried| {
+            let since = now.saturating_duration_since(tried.at);
+            let has_moved = tried.packets != packets(flow);
+            (has_moved && since >= pace.rest) || since >= pace.again
+        })
+    }
+}
+
+const fn packets(flow: &Flow) -> (u32, u32) {
+    (flow.client_packets, flow.server_packets)
+}
+
+/// Returns whether a flow lives on the server: what is closing ends by itself.
+pub(super) fn is_open(flow: &Flow) -> bool {
+    matches!(flow.state, FlowState::Established)
+}
+
+/// Returns whether nothing of a flow is on its way to the server, as far as can be told.
+pub(super) fn is_settled(flow: &Flow) -> bool {
+    flow.answered || flow.idle >= UNANSWERED_SILENCE
+}
+
+/// Returns the flows to try, the longest silent first.
+pub(super) fn candidates<'a>(
+    flows: &'a [Flow],
+    memory: &Memory,
+    pace: Pace,
+    quiet: Duration,
+    now: Instant,
+) -> Vec<&'a Flow> {
+    let mut picked: Vec<&Flow> = flows
+        .iter()
+        .filter(|flow| is_open(flow) && flow.idle >= quiet && is_settled(flow))
+        .filter(|flow| memory.allows(flow, pace, now))
+        .collect();
+    picked.sort_by_key(|flow| std::cmp::Reverse(flow.idle));
+    picked
+}
+
+/// Returns whether a session may be taken away from its client now: it is idle, and not in the middle of what a pool does with it.
+pub(super) fn may_take(activity: &Activity, silent: Duration, quiet: Duration) -> bool {
+    match activity {
+        Activity::Idle { last: Last::Done } => true,
+        Activity::Idle { last: Last::Begun } => silent >= BEGUN_SILENCE,
+        Activity::Idle { last: Last::Fetched } => silent >= FETCHED_SILENCE,
+        Activity::Idle { last: Last::Work | Last::Unknown } => silent >= quiet,
+        Activity::InTransaction { .. }
+        | Activity::HoldsLocks { .. }
+        | Activity::Running { .. }
+        | Activity::Unclear { .. }
+        | Activity::Ambiguous
+        | Activity::Absent => false,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use pairflip_common::flow::Forwarding;
+
+    pub(in crate::drain) fn flow(port: u16, silent_ms: u64) -> Flow {
+        let address = |text: &str| text.parse().unwrap();
+        let client = std::net::SocketAddr::new(address("10.0.0.7"), port);
+        let id = crate::dataplane::flow_id(client, "10.0.0.100:3306".parse().unwrap());
+        Flow {
+            id,
+            client,
+            vip: "10.0.0.100:3306".parse().unwrap(),
+            source: client,
+            backend: "10.0.1.11:3306".parse().unwrap(),
+            backend_index: 0,
+            cluster: 0,
+            forwarding: Forwarding::Dnat,
+            state: FlowState::Established,
+            generation: 1,
+            age: Duration::from_secs(60),
+            idle: Duration::from_millis(silent_ms),
+            held: false,
+            answered: true,
+            client_packets: 10,
+            client_bytes: 1000,
+            server_packets: 10,
+            server_bytes: 1000,
+        }
+    }
+
+    fn picked(flows: &[Flow], memory: &Memory, quiet_ms: u64, now: Instant) -> Vec<u16> {
+        let pace = Pace::patient(None);
+        let quiet = Duration::from_millis(quiet_ms);
+        candidates(flows, memory, pace, quiet, now).iter().map(|it| it.client.port()).collect()
+    }
+
+    #[test]
+    fn silent_flows_come_first_and_busy_ones_later() {
+        let now = Instant::now();
+        let flows = [flow(1, 10), flow(2, 900), flow(3, 60)];
+        assert_eq!(picked(&flows, &Memory::default(), 50, now), [2, 3]);
+        assert_eq!(picked(&flows, &Memory::default(), 0, now), [2, 3, 1]);
+        let pace = Pace::patient(Some(Duration::from_secs(4)));
+        assert_eq!(pace.quiet(Duration::ZERO), Duration::from_millis(50));
+        assert_eq!(pace.quiet(Duration::from_secs(1)), Duration::from_millis(25));
+        assert_eq!(pace.quiet(Duration::from_secs(3)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_flow_with_a_question_on_its_way_is_left_alone() {
+        let now = Instant::now();
+        let asking = Flow { answered: false, ..flow(1, 10) };
+        assert!(picked(&[asking], &Memory::default(), 0, now).is_empty());
+        // Closing a prepared statement gets no answer.
+        let closed = Flow { answered: false, ..flow(1, 60) };
+        assert_eq!(picked(&[closed], &Memory::default(), 0, now), [1]);
+        let ended = Flow { state: FlowState::Closing, ..flow(1, 60) };
+        assert!(picked(&[ended], &Memory::default(), 0, now).is_empty());
+    }
+
+    #[test]
+    fn a_flow_is_tried_again_when_it_moved_and_had_a_rest() {
+        let start = Instant::now();
+        let later = |ms| start + Duration::from_millis(ms);
+        let mut memory = Memory::default();
+        let before = flow(1, 10);
+        memory.remember(&before, start);
+        let moved = Flow { client_packets: 11, ..before.clone() };
+        assert!(picked(std::slice::from_ref(&moved), &memory, 0, later(200)).is_empty());
+        assert!(picked(std::slice::from_ref(&before), &memory, 0, later(900)).is_empty());
+        assert_eq!(picked(&[moved], &memory, 0, later(1000)), [1]);
+        assert_eq!(picked(&[before], &memory, 0, later(1000)), [1]);
+    }
+
+    #[test]
+    fn nobody_is_taken_in_the_middle_of_something() {
+        let silent = Duration::from_millis(20);
+        let quiet = Duration::from_millis(10);
+        let may = |activity| may_take(&activity, silent, quiet);
+        assert!(may(Activity::Idle { last: Last::Done }));
+        assert!(may(Activity::Idle { last: Last::Work }));
+        // A pool that has just validated a connection uses it at once.
+        assert!(!may(Activity::Idle { last: Last::Begun }));
+        assert!(!may(Activity::Idle { last: Last::Fetched }));
+        assert!(may_take(&Activity::Idle { last: Last::Begun }, BEGUN_SILENCE, quiet));
+        assert!(!may_take(&Activity::Idle { last: Last::Work }, silent, silent * 2));
+        for activity in [
+            Activity::InTransaction { time: None, is_xa: false },
+            Activity::HoldsLocks { kinds: "TABLE SHARED".into() },
+            Activity::Running { time: Duration::ZERO },
+            Activity::Unclear { why: "" },
+            Activity::Ambiguous,
+            Activity::Absent,
+        ] {
+            assert!(!may_take(&activity, Duration::MAX, Duration::ZERO), "{activity:?}");
+        }
+    }
+}

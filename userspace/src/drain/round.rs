@@ -1,0 +1,247 @@
+//! One round: glance at candidates, hold a few that look idle, look again, and hand over those that are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use super::{
+    Flows, LOOK_TIMEOUT, Target,
+    door::Gone,
+    pick::{BATCH_MAX, GLANCE_MAX, Memory, Pace, candidates, is_open, is_settled, may_take},
+};
+use crate::{
+    dataplane::{Flow, FlowId},
+    sessions::{self, Seen, Sessions, Sight},
+};
+
+/// How long a batch is held at most. It ends by itself in the kernel; a client that spoke meanwhile is late by 200 ms, TCP's first wait.
+pub(super) const HOLD: Duration = Duration::from_millis(250);
+
+/// How long packets that were on their way before the hold have to be answered: a statement that takes longer is none to wait for.
+const ANSWER_WAIT: Duration = Duration::from_millis(5);
+const ANSWER_POLL: Duration = Duration::from_millis(1);
+
+/// Longest wait for a login and the questions after it. Nobody is held meanwhile.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause after a server could not be asked.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a round found nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Sessions(#[from] sessions::Error),
+}
+
+/// What all rounds of a draining share.
+#[derive(Debug)]
+pub(super) struct Catcher {
+    pub(super) flows: Flows,
+    pub(super) target: Target,
+    sessions: Sessions,
+    sight: Sight,
+    memory: Memory,
+    pace: Pace,
+    began: Instant,
+    looked: Option<Instant>,
+    /// What sessions were doing when they were last looked at, by what the server sees as their client.
+    pub(super) seen: BTreeMap<SocketAddr, String>,
+}
+
+/// Flows whose sessions are idle and that are held, with the time until which they are.
+#[derive(Debug)]
+pub(super) struct Caught {
+    pub(super) flows: Vec<Flow>,
+    pub(super) until: Instant,
+}
+
+impl Catcher {
+    /// Connects to the server.
+    ///
+    /// # Errors
+    /// If it does not let us look, or cannot be asked now.
+    pub(super) async fn start(
+        flows: Flows,
+        target: Target,
+        pace: Pace,
+    ) -> Result<Self, sessions::Error> {
+        let account = target.account.clone();
+        let sessions = Sessions::open(target.server, account, LOGIN_TIMEOUT).await?;
+        let sight = sessions.sight().unwrap_or(Sight::Partial { locks: false });
+        let sessions = sessions.with_timeout(LOOK_TIMEOUT);
+        Ok(Self {
+            flows,
+            target,
+            sessions,
+            sight,
+            memory: Memory::default(),
+            pace,
+            began: Instant::now(),
+            looked: None,
+            seen: BTreeMap::new(),
+        })
+    }
+
+    /// Returns what the operator should know of what the server does not show.
+    pub(super) const fn caveat(&self) -> Option<&'static str> {
+        self.sight.caveat()
+    }
+
+    /// Tries some of these flows, which are those of the scope, less those that are held to stay held. Holds what it returns; all others go on.
+    pub(super) async fn catch(&mut self, listed: &[Flow], time: Duration) -> Result<Caught, Fault> {
+        self.memory.keep(listed);
+        let here: BTreeSet<SocketAddr> = listed.iter().map(|flow| flow.source).collect();
+        self.seen.retain(|source, _| here.contains(source));
+        let now = Instant::now();
+        let quiet = self.pace.quiet(now - self.began).max(self.sight.silence());
+        let picked = candidates(listed, &self.memory, self.pace, quiet, now);
+        let promising = self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?;
+        if promising.is_empty() {
+            return Ok(Caught { flows: Vec::new(), until: now });
+        }
+        self.look_at_held(promising, quiet, time).await
+    }
+
+    /// Looks at flows that are not held, so that only those are held that seem worth it.
+    async fn glance(&mut self, picked: &[&Flow], quiet: Duration) -> Result<Vec<FlowId>, Fault> {
+        let mut promising = Vec::new();
+        if picked.is_empty() {
+            return Ok(promising);
+        }
+        let seen = self.look(picked.iter().map(|flow| flow.source)).await?;
+        let now = Instant::now();
+        for flow in picked {
+            let activity = seen.get(&flow.source).map(|seen| &seen.activity);
+            if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet)) {
+                promising.push(flow.id);
+            } else {
+                self.memory.remember(flow, now);
+            }
+        }
+        promising.truncate(BATCH_MAX);
+        Ok(promising)
+    }
+
+    async fn look_at_held(
+        &mut self,
+        ids: Vec<FlowId>,
+        quiet: Duration,
+        time: Duration,
+    ) -> Result<Caught, Fault> {
+        // For a server that must not be asked so soon again: before anybody is held.
+        if let Some(looked) = self.looked {
+            sleep(self.sight.look_interval().saturating_sub(looked.elapsed())).await;
+        }
+        let until = Instant::now() + time;
+        let held = self.flows.hold(ids, time).await?;
+        let flows = self.wait_for_answers(&held).await?;
+        let settled: Vec<&Flow> =
+            flows.iter().filter(|flow| is_open(flow) && is_settled(flow)).collect();
+        let seen = match self.look(settled.iter().map(|flow| flow.source)).await {
+            Ok(seen) => seen,
+            Err(fault) => {
+                self.flows.release(held).await?;
+                return Err(fault);
+            }
+        };
+        let is_idle = |flow: &&Flow| {
+            seen.get(&flow.source).is_some_and(|seen| may_take(&seen.activity, flow.idle, quiet))
+        };
+        let caught: Vec<Flow> = settled.into_iter().filter(is_idle).cloned().collect();
+        let now = Instant::now();
+        for flow in flows.iter().filter(|flow| caught.iter().all(|it| it.id != flow.id)) {
+            self.memory.remember(flow, now);
+        }
+        let others = held.into_iter().filter(|id| caught.iter().all(|it| it.id != *id)).collect();
+        self.flows.release(others).await?;
+        Ok(Caught { flows: caught, until })
+    }
+
+    /// Waits until what was on its way has been answered; returns the flows as they are then.
+    async fn wait_for_answers(&self, held: &[FlowId]) -> Result<Vec<Flow>, Gone> {
+        let began = Instant::now();
+        loop {
+            let flows = self.flows.find(held.to_vec()).await?;
+            let is_over = began.elapsed() >= ANSWER_WAIT;
+            if is_over || flows.iter().all(|flow| !is_open(flow) || is_settled(flow)) {
+                return Ok(flows);
+            }
+            sleep(ANSWER_POLL).await;
+        }
+    }
+
+    async fn look(
+        &mut self,
+        ends: impl Iterator<Item = SocketAddr>,
+    ) -> Result<BTreeMap<SocketAddr, Seen>, Fault> {
+        let ends: Vec<SocketAddr> = ends.collect();
+        if let Some(looked) = self.looked {
+            sleep(self.sight.look_interval().saturating_sub(looked.elapsed())).await;
+        }
+        let seen = self.sessions.look(&ends).await;
+        self.looked = Some(Instant::now());
+        let seen = seen?;
+        for (end, seen) in &seen {
+            self.seen.insert(*end, seen.activity.to_string());
+        }
+        Ok(seen)
+    }
+
+    /// Ends the sessions of flows that are held until then, and lets all go on, so that their clients can say goodbye.
+    pub(super) async fn end(&mut self, caught: Caught) -> Result<Ended, Fault> {
+        let mut ended = Ended::default();
+        let ids: Vec<FlowId> = caught.flows.iter().map(|flow| flow.id).collect();
+        let mut fault = None;
+        for flow in &caught.flows {
+            // An end that comes too late would meet a client that has begun something.
+            if fault.is_some() || Instant::now() + LOOK_TIMEOUT / 4 >= caught.until {
+                break;
+            }
+            match self.sessions.kill(flow.source).await {
+                Ok(killed) => ended.count(killed, flow),
+                Err(error) => fault = Some(error),
+            }
+        }
+        let now = Instant::now();
+        caught.flows.iter().for_each(|flow| self.memory.remember(flow, now));
+        self.flows.release(ids).await?;
+        fault.map_or(Ok(ended), |error| Err(error.into()))
+    }
+
+    /// Asks what these sessions are doing, for the operator.
+    pub(super) async fn describe(&mut self, left: &[&Flow]) {
+        let unknown: Vec<SocketAddr> =
+            left.iter().map(|flow| flow.source).take(GLANCE_MAX).collect();
+        if let Err(error) = self.look(unknown.into_iter()).await {
+            tracing::debug!(%error, server = %self.target.server, "looking at the sessions that are left");
+        }
+    }
+
+    pub(super) async fn close(self) {
+        self.sessions.close().await;
+    }
+}
+
+/// What became of sessions that were to end.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) done: Vec<FlowId>,
+    /// Of accounts that we may not end, with SYSTEM_USER.
+    pub(super) refused: Vec<FlowId>,
+}
+
+impl Ended {
+    fn count(&mut self, killed: sessions::Killed, flow: &Flow) {
+        match killed {
+            sessions::Killed::Done | sessions::Killed::Gone => self.done.push(flow.id),
+            sessions::Killed::Refused => self.refused.push(flow.id),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Holding every flow of a scope where its session is idle: what a switchover does before it fences.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout_at},
+};
+
+use super::{
+    Flows, Progress, Target,
+    door::Gone,
+    pick::{Pace, is_open},
+    round::{Catcher, Caught, Fault, RETRY},
+};
+use crate::{
+    dataplane::{Flow, FlowId},
+    sessions::Error,
+};
+
+/// How long a held flow stays held without a word from us: after the daemon's death clients go on within this, and TCP's own wait.
+const HOLD: Duration = Duration::from_secs(3);
+/// Holds are renewed so often.
+const RENEW: Duration = Duration::from_secs(1);
+/// Between rounds while some are not held.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How the settling went.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Settled {
+    /// Flows that are held, their sessions idle and outside a transaction. They stay held.
+    pub held: usize,
+    /// Who is left at the deadline; empty if all are held or gone. Some are named in [`Progress::waiting`].
+    pub left: Progress,
+}
+
+impl Settled {
+    /// Returns whether no flow is left that is not held.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.left.left == 0
+    }
+}
+
+/// A settling under way, or done: as long as it lives, what it holds stays held. Dropped, it lets all go on.
+#[derive(Debug)]
+pub struct Settling {
+    progress: watch::Receiver<Progress>,
+    result: watch::Receiver<Option<Result<Settled, Error>>>,
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Release(oneshot::Sender<()>),
+    End(oneshot::Sender<usize>),
+}
+
+impl Settling {
+    /// Returns the progress, for whoever shows it.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Waits until every flow is held or gone, or for the deadline. May be called again, and be abandoned.
+    ///
+    /// # Errors
+    /// If the account may not look at sessions, or the server does not record what is needed, or it cannot be asked until the deadline.
+    /// Nothing is held then.
+    pub async fn settled(&mut self) -> Result<Settled, Error> {
+        match self.result.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or_else(|| Err(ended())),
+            Err(_) => Err(ended()),
+        }
+    }
+
+    /// Lets everybody go on: the switchover is undone, or the fenced server answers for itself. Returns when it is done.
+    pub async fn release(self) {
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(Order::Release(answer)).await.is_ok() {
+            _ = answered.await;
+        }
+    }
+
+    /// Ends the flows that are held: their sessions on the server, or with RST where that fails. Their clients see a plain close. Returns how
+    /// many there were. Others of the scope are left alone.
+    pub async fn end(self) -> usize {
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(Order::End(answer)).await.is_err() {
+            return 0;
+        }
+        answered.await.unwrap_or_default()
+    }
+}
+
+fn ended() -> Error {
+    Error::Failed(pairflip_policy::CheckFailure {
+        cause: pairflip_policy::Cause::Local,
+        text: "the daemon ends".to_owned(),
+    })
+}
+
+/// Starts to hold each flow of the scope as it becomes idle and outside a transaction, and keeps it held.
+///
+/// Pause the route first, or new flows keep coming. Until [`Settling::release`], [`Settling::end`] or the drop all that is held stays so, also
+/// after the deadline; if the daemon dies, for 3 s.
+pub fn settle(flows: &Flows, target: Target, deadline: Duration) -> Settling {
+    let flows = flows.owned();
+    let (tell_progress, progress) = watch::channel(Progress::default());
+    let (tell_result, result) = watch::channel(None);
+    let (orders, obeyed) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let until = Instant::now() + deadline;
+        let task = Task {
+            flows,
+            target,
+            held: BTreeMap::new(),
+            renewed: Instant::now(),
+            tell: tell_progress,
+            orders: obeyed,
+        };
+        // Nobody is left to be told if the daemon ends.
+        _ = task.run(until, Pace::urgent(deadline), &tell_result).await;
+    });
+    Settling { progress, result, orders }
+}
+
+struct Task {
+    flows: Flows,
+    target: Target,
+    /// What is held, and the packets of both sides then.
+    held: BTreeMap<FlowId, Flow>,
+    renewed: Instant,
+    tell: watch::Sender<Progress>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        until: Instant,
+        pace: Pace,
+        result: &watch::Sender<Option<Result<Settled, Error>>>,
+    ) -> Result<(), Gone> {
+        let mut catcher = None;
+        let settled = loop {
+            let worked = self.step(&mut catcher, until, pace).await;
+            match worked {
+                Ok(Some(settled)) => break Ok(settled),
+                Ok(None) => {}
+                Err(Fault::Gone(gone)) => return Err(gone),
+                Err(Fault::Sessions(error @ Error::Failed(_))) if Instant::now() < until => {
+                    tracing::debug!(%error, server = %self.target.server, "holding flows: the server could not be asked; trying again");
+                    let text = format!("the server could not be asked: {error}");
+                    self.tell.send_modify(|progress| progress.remark = Some(text));
+                    sleep(RETRY.min(until.saturating_duration_since(Instant::now()))).await;
+                }
+                Err(Fault::Sessions(error)) => break Err(error),
+            }
+            if let Some(order) = self.next_order(Instant::now()).await {
+                return self.obey(order, catcher).await;
+            }
+        };
+        if settled.is_err() {
+            self.release().await?;
+        }
+        result.send_replace(Some(settled));
+        loop {
+            if let Some(order) = self.next_order(Instant::now() + RENEW).await {
+                return self.obey(order, catcher).await;
+            }
+            self.renew().await?;
+        }
+    }
+
+    /// One round; returns the end if it is there.
+    async fn step(
+        &mut self,
+        catcher: &mut Option<Catcher>,
+        until: Instant,
+        pace: Pace,
+    ) -> Result<Option<Settled>, Fault> {
+        if self.renewed.elapsed() >= RENEW {
+            self.renew().await?;
+        }
+        let mut left = self.flows.list(self.target.scope).await?;
+        let here: BTreeSet<FlowId> =
+            left.iter().filter(|flow| is_open(flow)).map(|flow| flow.id).collect();
+        self.held.retain(|id, _| here.contains(id));
+        left.retain(|flow| is_open(flow) && !self.held.contains_key(&flow.id));
+        let is_over = Instant::now() >= until;
+        if left.is_empty() && !is_over {
+            self.report(&left, catcher.as_ref());
+            return Ok(Some(Settled { held: self.held.len(), left: Progress::default() }));
+        }
+        let catcher = match catcher {
+            Some(catcher) => catcher,
+            None => {
+                let (flows, target) = (self.flows.clone(), self.target.clone());
+                catcher.insert(Catcher::start(flows, target, pace).await?)
+            }
+        };
+        if is_over {
+            catcher.describe(&left.iter().collect::<Vec<_>>()).await;
+            let left = self.report(&left, Some(catcher));
+            return Ok(Some(Settled { held: self.held.len(), left }));
+        }
+        let Caught { flows, .. } = catcher.catch(&left, HOLD).await?;
+        for flow in flows {
+            left.retain(|it| it.id != flow.id);
+            self.held.insert(flow.id, flow);
+        }
+        self.report(&left, Some(catcher));
+        sleep(PAUSE).await;
+        Ok(None)
+    }
+
+    fn report(&self, left: &[Flow], catcher: Option<&Catcher>) -> Progress {
+        let none = BTreeMap::new();
+        let seen = catcher.map_or(&none, |catcher| &catcher.seen);
+        let mut progress = Progress::of(self.held.len(), &left.iter().collect::<Vec<_>>(), seen);
+        progress.remark = catcher.and_then(Catcher::caveat).map(str::to_owned);
+        self.tell.send_replace(progress.clone());
+        progress
+    }
+
+    /// Waits for an order until then; a [`Settling`] that is dropped orders the release.
+    async fn next_order(&mut self, until: Instant) -> Option<Order> {
+        match timeout_at(until.into(), self.orders.recv()).await {
+            Ok(Some(order)) => Some(order),
+            Ok(None) => Some(Order::Release(oneshot::channel().0)),
+            Err(_elapsed) => None,
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), Gone> {
+        self.renewed = Instant::now();
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<FlowId> = self.held.keys().copied().collect();
+        let held: BTreeSet<FlowId> = self.flows.hold(ids, HOLD).await?.into_iter().collect();
+        self.held.retain(|id, _| held.contains(id));
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<(), Gone> {
+        let ids = std::mem::take(&mut self.held).into_keys().collect();
+        self.flows.release(ids).await
+    }
+
+    async fn obey(mut self, order: Order, catcher: Option<Catcher>) -> Result<(), Gone> {
+        match order {
+            Order::Release(answer) => {
+                self.release().await?;
+                close(catcher).await;
+                // Who asked may have gone, here and below.
+                _ = answer.send(());
+            }
+            Order::End(answer) => {
+                self.renew().await?;
+                let (ended, catcher) = self.end(catcher).await?;
+                close(catcher).await;
+                _ = answer.send(ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what is held, on the server first.
+    async fn end(&mut self, catcher: Option<Catcher>) -> Result<(usize, Option<Catcher>), Gone> {
+        let flows: Vec<Flow> = std::mem::take(&mut self.held).into_values().collect();
+        let mut rest: Vec<FlowId> = flows.iter().map(|flow| flow.id).collect();
+        let total = rest.len();
+        let mut catcher = catcher;
+        if let Some(catcher) = &mut catcher {
+            let until = Instant::now() + HOLD;
+            match catcher.end(Caught { flows, until }).await {
+                Ok(ended) => rest.retain(|id| !ended.done.contains(id)),
+                Err(Fault::Gone(gone)) => return Err(gone),
+                Err(Fault::Sessions(error)) => {
+                    tracing::warn!(%error, server = %self.target.server, "ending idle sessions failed; their flows are ended with RST");
+                }
+            }
+        }
+        self.flows.end(rest, "the switchover").await?;
+        Ok((total, catcher))
+    }
+}
+
+async fn close(catcher: Option<Catcher>) {
+    if let Some(catcher) = catcher {
+        catcher.close().await;
+    }
+}

@@ -1,0 +1,243 @@
+//! The task that ends each flow of a scope, by and by, and cuts what is left at the deadline.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+
+use super::{
+    Flows, Progress, Scope, Target,
+    door::Gone,
+    pick::{Pace, is_open},
+    round::{Catcher, Fault, HOLD, RETRY},
+};
+use crate::{
+    dataplane::{Flow, FlowId},
+    sessions,
+};
+
+/// What happens to which flows before the deadline.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// They live on.
+    Finish(Scope),
+    /// Each is ended when it is idle.
+    Idle(Target),
+}
+
+/// How a draining ended.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Drained {
+    /// Ended while they were idle.
+    pub ended: usize,
+    /// Cut at the deadline.
+    pub cut: usize,
+    /// The server does not let us look, so nothing was done; why, and what to run there.
+    pub refused: Option<String>,
+}
+
+/// A draining under way. Dropping it calls it off: holds are over after 250 ms, and who was let live lives on.
+#[derive(Debug)]
+pub struct Draining {
+    progress: watch::Receiver<Progress>,
+    task: JoinHandle<Option<Drained>>,
+}
+
+impl Draining {
+    /// Returns the progress, for whoever shows it.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Waits for the end; `None` if the daemon ended first.
+    pub async fn drained(&mut self) -> Option<Drained> {
+        (&mut self.task).await.ok().flatten()
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts to drain. Ends when no flow of the scope is left, or at the deadline, when it cuts the rest; without a deadline never.
+///
+/// New flows must go elsewhere by now, or it never comes to an end.
+pub fn drain(flows: &Flows, mode: Mode, deadline: Option<Duration>) -> Draining {
+    let flows = flows.owned();
+    let (tell, progress) = watch::channel(Progress::default());
+    let task = tokio::spawn(async move {
+        let began = Instant::now();
+        let until = deadline.map(|deadline| began + deadline);
+        let scope = match &mode {
+            Mode::Finish(scope) => *scope,
+            Mode::Idle(target) => target.scope,
+        };
+        let mut task = Task { flows, scope, until, tell, done: BTreeSet::new(), ended: 0 };
+        let end = match mode {
+            Mode::Finish(_) => task.wait().await.map(|()| None),
+            Mode::Idle(target) => task.end_idle(&target, Pace::patient(deadline)).await,
+        };
+        task.finish(end).await
+    });
+    Draining { progress, task }
+}
+
+struct Task {
+    flows: Flows,
+    scope: Scope,
+    until: Option<Instant>,
+    tell: watch::Sender<Progress>,
+    /// Their sessions were ended, or we may not end them.
+    done: BTreeSet<FlowId>,
+    ended: usize,
+}
+
+impl Task {
+    /// Waits until all have gone by themselves, or for the deadline.
+    async fn wait(&mut self) -> Result<(), Gone> {
+        let mut pause = Pause::default();
+        loop {
+            let listed = Instant::now();
+            let left = self.left().await?;
+            self.tell.send_replace(Progress::of(
+                0,
+                &left.iter().collect::<Vec<_>>(),
+                &Default::default(),
+            ));
+            if left.is_empty() || self.is_over() {
+                return Ok(());
+            }
+            self.sleep(pause.next(listed.elapsed())).await;
+        }
+    }
+
+    /// Ends flows until none is left, or until the deadline; returns why it was refused, if it was.
+    async fn end_idle(&mut self, target: &Target, pace: Pace) -> Result<Option<String>, Gone> {
+        let mut catcher: Option<Catcher> = None;
+        let mut pause = Pause::default();
+        let mut told = false;
+        loop {
+            let listed = Instant::now();
+            let left = self.left().await?;
+            if left.is_empty() || self.is_over() {
+                if let Some(catcher) = catcher {
+                    catcher.close().await;
+                }
+                return Ok(None);
+            }
+            let listing = listed.elapsed();
+            let worked = match catcher.as_mut() {
+                Some(catcher) => self.round(catcher, &left).await,
+                None => match Catcher::start(self.flows.clone(), target.clone(), pace).await {
+                    Ok(started) => {
+                        if let Some(caveat) = started.caveat().filter(|_| !told) {
+                            told = true;
+                            tracing::warn!(server = %target.server, "draining: {caveat}");
+                        }
+                        catcher = Some(started);
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                },
+            };
+            match worked {
+                Ok(()) => self.sleep(pause.next(listing)).await,
+                Err(Fault::Gone(gone)) => return Err(gone),
+                Err(Fault::Sessions(
+                    error @ (sessions::Error::NotAllowed(_) | sessions::Error::NotRecorded(_)),
+                )) => return Ok(Some(error.to_string())),
+                Err(Fault::Sessions(error @ sessions::Error::Failed(_))) => {
+                    tracing::debug!(%error, server = %target.server, "draining: the server could not be asked; trying again");
+                    let text = format!("the server could not be asked: {error}");
+                    self.tell.send_modify(|progress| progress.remark = Some(text));
+                    self.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self, catcher: &mut Catcher, left: &[Flow]) -> Result<(), Fault> {
+        let untouched: Vec<Flow> =
+            left.iter().filter(|flow| !self.done.contains(&flow.id)).cloned().collect();
+        let caught = catcher.catch(&untouched, HOLD).await?;
+        let ended = catcher.end(caught).await?;
+        self.ended += ended.done.len();
+        self.done.extend(&ended.done);
+        if !ended.refused.is_empty() {
+            tracing::warn!(
+                server = %catcher.target.server,
+                flows = ended.refused.len(),
+                "draining: sessions of accounts with SYSTEM_USER may not be ended by the check account; they are left to the deadline"
+            );
+            self.done.extend(&ended.refused);
+        }
+        let waiting: Vec<&Flow> =
+            left.iter().filter(|flow| !ended.done.contains(&flow.id)).collect();
+        let mut progress = Progress::of(self.ended, &waiting, &catcher.seen);
+        progress.remark = catcher.caveat().map(str::to_owned);
+        self.tell.send_replace(progress);
+        Ok(())
+    }
+
+    /// The flows that live on the server.
+    async fn left(&mut self) -> Result<Vec<Flow>, Gone> {
+        let mut flows = self.flows.list(self.scope).await?;
+        let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
+        // A client that comes back by the same port has another session.
+        self.done.retain(|id| ids.contains(id));
+        flows.retain(is_open);
+        Ok(flows)
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        sleep(left.map_or(time, |left| left.min(time))).await;
+    }
+
+    /// Cuts what is left at the deadline, whatever came before it.
+    async fn finish(mut self, end: Result<Option<String>, Gone>) -> Option<Drained> {
+        let refused = end.ok()?;
+        if refused.is_some() {
+            return Some(Drained { refused, ..Drained::default() });
+        }
+        let left = self.left().await.ok()?;
+        let ids = left.iter().map(|flow| flow.id).collect();
+        let cut = self.flows.end(ids, "the deadline of draining").await.ok()?;
+        self.tell.send_modify(|progress| {
+            *progress = Progress { settled: progress.settled, ..Progress::default() }
+        });
+        Some(Drained { ended: self.ended, cut, refused: None })
+    }
+}
+
+/// Pauses between rounds: short at first, longer with time, and never so short that listing flows takes a tenth of the loop's time.
+#[derive(Debug)]
+struct Pause {
+    began: Instant,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self { began: Instant::now() }
+    }
+}
+
+impl Pause {
+    fn next(&mut self, listing: Duration) -> Duration {
+        let pause = match self.began.elapsed().as_secs() {
+            0..10 => Duration::from_millis(20),
+            10..60 => Duration::from_millis(100),
+            _ => Duration::from_millis(500),
+        };
+        pause.max(listing * 10)
+    }
+}
