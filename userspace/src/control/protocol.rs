@@ -586,6 +586,7 @@ pub(crate) mod example {
             generation: 7,
             checks: None,
             failover: failover(),
+            drains: Vec::new(),
             pairs: vec![
                 pair(
                     "pair1",

@@ -270,6 +270,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             hooks: vec![],
         },
         clusters: vec![ClusterStatus {
+            drains: Vec::new(),
             name: "main".into(),
             active_pair: "pair1".into(),
             generation: 7,

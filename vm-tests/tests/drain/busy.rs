@@ -1,0 +1,1 @@
+//! Pools that are busy while their flows are drained.

@@ -1,0 +1,1 @@
+//! What draining does not do, and says.
