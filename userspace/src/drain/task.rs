@@ -102,8 +102,7 @@ impl Task {
     async fn wait(&mut self) -> Result<(), Gone> {
         let mut pause = Pause::default();
         loop {
-            let listed = Instant::now();
-            let left = self.left().await?;
+            let (left, listing) = self.left().await?;
             self.tell.send_replace(Progress::of(
                 0,
                 &left.iter().collect::<Vec<_>>(),
@@ -112,7 +111,7 @@ impl Task {
             if left.is_empty() || self.is_over() {
                 return Ok(());
             }
-            self.sleep(pause.next(listed.elapsed())).await;
+            self.sleep(pause.next(listing)).await;
         }
     }
 
@@ -122,15 +121,13 @@ impl Task {
         let mut pause = Pause::default();
         let mut told = false;
         loop {
-            let listed = Instant::now();
-            let left = self.left().await?;
+            let (left, listing) = self.left().await?;
             if left.is_empty() || self.is_over() {
                 if let Some(catcher) = catcher {
                     catcher.close().await;
                 }
                 return Ok(None);
             }
-            let listing = listed.elapsed();
             let worked = match catcher.as_mut() {
                 Some(catcher) => self.round(catcher, &left).await,
                 None => match Catcher::start(self.flows.clone(), target.clone(), pace).await {
@@ -146,7 +143,10 @@ impl Task {
                 },
             };
             match worked {
-                Ok(()) => self.sleep(pause.next(listing)).await,
+                Ok(()) => {
+                    let looking = catcher.as_ref().map_or(Duration::ZERO, Catcher::took);
+                    self.sleep(pause.next(listing).max(looking * 2)).await;
+                }
                 Err(Fault::Gone(gone)) => return Err(gone),
                 Err(Fault::Sessions(
                     error @ (sessions::Error::NotAllowed(_) | sessions::Error::NotRecorded(_)),
@@ -184,14 +184,14 @@ impl Task {
         Ok(())
     }
 
-    /// The flows that live on the server.
-    async fn left(&mut self) -> Result<Vec<Flow>, Gone> {
-        let mut flows = self.flows.list(self.scope).await?;
+    /// The flows that live on the server, and how long the loop was busy with them.
+    async fn left(&mut self) -> Result<(Vec<Flow>, Duration), Gone> {
+        let (mut flows, listing) = self.flows.list(self.scope).await?;
         let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
         // A client that comes back by the same port has another session.
         self.done.retain(|id| ids.contains(id));
         flows.retain(is_open);
-        Ok(flows)
+        Ok((flows, listing))
     }
 
     fn is_over(&self) -> bool {
@@ -209,7 +209,7 @@ impl Task {
         if refused.is_some() {
             return Some(Drained { refused, ..Drained::default() });
         }
-        let left = self.left().await.ok()?;
+        let (left, _) = self.left().await.ok()?;
         let ids = left.iter().map(|flow| flow.id).collect();
         let cut = self.flows.end(ids, "the deadline of draining").await.ok()?;
         self.tell.send_modify(|progress| {
@@ -219,7 +219,8 @@ impl Task {
     }
 }
 
-/// Pauses between rounds: short at first, longer with time, and never so short that listing flows takes a tenth of the loop's time.
+/// Pauses between rounds: short at first, longer with time, and never so short that listing flows takes a tenth of the loop's time, or
+/// looking at them a third of one of the server's processors.
 #[derive(Debug)]
 struct Pause {
     began: Instant,
@@ -234,8 +235,8 @@ impl Default for Pause {
 impl Pause {
     fn next(&mut self, listing: Duration) -> Duration {
         let pause = match self.began.elapsed().as_secs() {
-            0..10 => Duration::from_millis(20),
-            10..60 => Duration::from_millis(100),
+            0..60 => Duration::from_millis(10),
+            60..600 => Duration::from_millis(100),
             _ => Duration::from_millis(500),
         };
         pause.max(listing * 10)
