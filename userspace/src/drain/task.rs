@@ -77,7 +77,15 @@ pub fn drain(flows: &Flows, mode: Mode, deadline: Option<Duration>) -> Draining 
             Mode::Finish(scope) => *scope,
             Mode::Idle(target) => target.scope,
         };
-        let mut task = Task { flows, scope, until, tell, done: BTreeSet::new(), ended: 0 };
+        let mut task = Task {
+            flows,
+            scope,
+            until,
+            tell,
+            killed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            ended: 0,
+        };
         let end = match mode {
             Mode::Finish(_) => task.wait().await.map(|()| None),
             Mode::Idle(target) => task.end_idle(&target, Pace::patient(deadline)).await,
@@ -92,8 +100,10 @@ struct Task {
     scope: Scope,
     until: Option<Instant>,
     tell: watch::Sender<Progress>,
-    /// Their sessions were ended, or we may not end them.
-    done: BTreeSet<FlowId>,
+    /// Their sessions were ended. The flow goes when its client has noticed; in `dsr` we do not see that.
+    killed: BTreeSet<FlowId>,
+    /// We may not end them.
+    refused: BTreeSet<FlowId>,
     ended: usize,
 }
 
@@ -163,18 +173,18 @@ impl Task {
 
     async fn round(&mut self, catcher: &mut Catcher, left: &[Flow]) -> Result<(), Fault> {
         let untouched: Vec<Flow> =
-            left.iter().filter(|flow| !self.done.contains(&flow.id)).cloned().collect();
+            left.iter().filter(|flow| !self.refused.contains(&flow.id)).cloned().collect();
         let caught = catcher.catch(&untouched, HOLD).await?;
         let ended = catcher.end(caught).await?;
         self.ended += ended.done.len();
-        self.done.extend(&ended.done);
+        self.killed.extend(&ended.done);
         if !ended.refused.is_empty() {
             tracing::warn!(
                 server = %catcher.target.server,
                 flows = ended.refused.len(),
                 "draining: sessions of accounts with SYSTEM_USER may not be ended by the check account; they are left to the deadline"
             );
-            self.done.extend(&ended.refused);
+            self.refused.extend(&ended.refused);
         }
         let waiting: Vec<&Flow> =
             left.iter().filter(|flow| !ended.done.contains(&flow.id)).collect();
@@ -187,10 +197,12 @@ impl Task {
     /// The flows that live on the server, and how long the loop was busy with them.
     async fn left(&mut self) -> Result<(Vec<Flow>, Duration), Gone> {
         let (mut flows, listing) = self.flows.list(self.scope).await?;
+        flows.retain(is_open);
         let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
         // A client that comes back by the same port has another session.
-        self.done.retain(|id| ids.contains(id));
-        flows.retain(is_open);
+        self.killed.retain(|id| ids.contains(id));
+        self.refused.retain(|id| ids.contains(id));
+        flows.retain(|flow| !self.killed.contains(&flow.id));
         Ok((flows, listing))
     }
 
@@ -210,6 +222,9 @@ impl Task {
             return Some(Drained { refused, ..Drained::default() });
         }
         let (left, _) = self.left().await.ok()?;
+        // What is left of sessions that were ended: nobody is at the other end.
+        let killed = self.killed.iter().copied().collect();
+        self.flows.end(killed, "drained").await.ok()?;
         let ids = left.iter().map(|flow| flow.id).collect();
         let cut = self.flows.end(ids, "the deadline of draining").await.ok()?;
         self.tell.send_modify(|progress| {
