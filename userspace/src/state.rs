@@ -52,6 +52,24 @@ pub struct ClusterState {
     /// Absent where none ever was, or nothing of it matters any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<FailoverRecord>,
+    /// Of a switchover that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<SwitchoverRecord>,
+}
+
+/// What is kept of a switchover that is under way.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchoverRecord {
+    /// Names of pairs.
+    pub from: String,
+    pub to: String,
+    /// Where the old primary was fenced, once the new one has all of it and is about to take over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// The new primary took writes before, and an operator forced that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub target_was_writable: bool,
 }
 
 /// What is kept of failovers.
@@ -250,6 +268,12 @@ mod tests {
             reason: "failover".into(),
             since: 7,
             failover: Some(FailoverRecord { last: Some(last), out: ["pair1".into()].into() }),
+            switchover: Some(SwitchoverRecord {
+                from: "pair2".into(),
+                to: "pair1".into(),
+                position: Some("1-11-99".into()),
+                target_was_writable: false,
+            }),
         };
         let record = AdminRecord {
             state: AdminState::Maint,

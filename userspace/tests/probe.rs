@@ -19,7 +19,7 @@ use nix::{
 use pairflip::{
     check::{self, Checker, Probe, exec::Subject, keys::Keys, mysql::Prober, questions::Questions},
     config::{Applies, Login},
-    fence::{self, Applied},
+    primary::{self, Applied, Server as Primary},
 };
 use pairflip_policy::{
     BackendId, Cause, Channel, CheckResult, Facts, FenceError, FenceFault, Fenced, Role, Upstream,
@@ -155,8 +155,9 @@ async fn a_server_is_fenced_and_unfenced_and_seen_to_be() {
     let account = Login::plain("checker", "secret");
     let timeout = Duration::from_secs(3);
     let address = server.address;
-    let fence = || fence::fence(address, &account, timeout);
-    let unfence = || fence::unfence(address, &account, timeout, Applied::NotRequired);
+    let primary = Primary { address, account: account.clone().into() };
+    let fence = || primary::fence(&primary, timeout);
+    let unfence = || primary::unfence(&primary, timeout, Applied::NotRequired);
     let fault = |error: FenceError| (error.fault, error.text);
 
     let mut prober = server.prober();
@@ -192,8 +193,8 @@ async fn a_server_is_fenced_and_unfenced_and_seen_to_be() {
     server.signal(Signal::SIGSTOP);
     assert_eq!(fault(fence().await.expect_err("it hangs")).0, FenceFault::Unreachable);
     server.signal(Signal::SIGCONT);
-    let stranger = Login::plain("checker", "wrong");
-    let turned_away = fence::fence(address, &stranger, timeout).await.expect_err("wrong password");
+    let stranger = Primary { address, account: Login::plain("checker", "wrong").into() };
+    let turned_away = primary::fence(&stranger, timeout).await.expect_err("wrong password");
     assert_eq!(turned_away.fault, FenceFault::Refused);
     server.kill();
     assert_eq!(fault(fence().await.expect_err("it is dead")).0, FenceFault::Unreachable);
@@ -222,9 +223,10 @@ async fn a_standby_that_has_not_applied_everything_is_not_unfenced() {
         assert!(started.elapsed() < Duration::from_secs(10), "it receives");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let account = Login::plain("checker", "secret");
+    let account = Login::plain("checker", "secret").into();
     let timeout = Duration::from_secs(3);
-    let unfence = || fence::unfence(standby.address, &account, timeout, Applied::Required);
+    let promoted = Primary { address: standby.address, account };
+    let unfence = || primary::unfence(&promoted, timeout, Applied::Required);
     let error = unfence().await.expect_err("it has not applied everything");
     assert_eq!(error.fault, FenceFault::NotApplied, "{}", error.text);
     assert_eq!(standby.number("SELECT @@read_only").await, 1);

@@ -53,6 +53,7 @@ fn up(name: &str, two_arm: bool, servers: Flavour) -> Result<()> {
         options.topology = pairflip_vm_tests::Topology::TwoArm;
     }
     let lab = Lab::up(&options, say)?;
+    lab.grant_flips()?;
     let config = lab.write_config(|text| text)?;
     say(&format!("the lab {name:?} is up; a configuration for it is in {}", config.display()));
     say(

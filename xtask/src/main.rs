@@ -3,6 +3,8 @@
 mod build;
 mod ci;
 mod detection;
+mod drains;
+mod flips;
 mod lab;
 mod run;
 mod setup;
@@ -70,6 +72,10 @@ enum Bench {
         #[arg(long, default_value = Flavour::default().name(), value_parser = Flavour::from_name)]
         servers: Flavour,
     },
+    /// Flips while 16 clients write: what is lost, what clients are told, how long writes pause. Some five minutes.
+    Flip(flips::Arguments),
+    /// Reads that return to a replica, by failback and by kind of pool: errors, time, latency. Some ten minutes.
+    Drain(drains::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +93,8 @@ fn main() -> ExitCode {
         Command::Ci => ci::ci(),
         Command::Bench(Bench::Packet { json }) => bench_packet(json),
         Command::Bench(Bench::Detection { count, servers }) => detection::bench(count, servers),
+        Command::Bench(Bench::Flip(arguments)) => flips::bench(&arguments),
+        Command::Bench(Bench::Drain(arguments)) => drains::bench(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

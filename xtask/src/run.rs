@@ -39,6 +39,7 @@ pub(crate) fn demo() -> Result<()> {
 
     lab::clean_stale()?;
     let lab = Lab::up(&Options::new(&free_name()), |step| say(&format!("lab: {step}")))?;
+    lab.grant_flips()?;
     let config = lab.write_config(|text| text)?;
     say("starting pairflipd on the redirector's host");
     let mut daemon = lab.daemon(&config);

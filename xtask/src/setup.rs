@@ -14,6 +14,8 @@ pub(crate) enum For {
     Building,
     /// Building and the lab.
     Lab,
+    /// Building, the lab, and clients in Python and Java.
+    Clients,
     /// Building, the lab with all database servers, and virtual machines.
     Everything,
 }
@@ -27,6 +29,10 @@ const LAB_PROGRAMS: [(&str, &str); 6] = [
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
 ];
+
+/// What clients in Python and Java are run by. Their libraries are fetched, not installed.
+const CLIENT_PROGRAMS: [(&str, &str); 2] =
+    [("/usr/bin/python3", "python3"), ("javac", "default-jdk-headless")];
 
 /// A program or file that virtual machines need, or that is copied into them.
 const MACHINE_PROGRAMS: [(&str, &str); 9] = [
@@ -58,6 +64,7 @@ pub(crate) fn setup(purpose: For) -> Result<()> {
     let programs: Vec<(&str, &str)> = match purpose {
         For::Building => Vec::new(),
         For::Lab => LAB_PROGRAMS.to_vec(),
+        For::Clients => [&LAB_PROGRAMS[..], &CLIENT_PROGRAMS[..]].concat(),
         For::Everything => [&LAB_PROGRAMS[..], &MACHINE_PROGRAMS[..]].concat(),
     };
     let missing = programs.iter().filter(|(program, _)| !on_path(program));

@@ -73,6 +73,20 @@ pub(crate) fn test() -> Result<()> {
                 "--test-threads=3",
             ]),
         )?;
+        // One after another: clients keep both processors busy.
+        suite(
+            "flips while clients write: nothing acknowledged is lost",
+            &mut cargo_test(&[
+                "--no-fail-fast",
+                "--package",
+                "pairflip-vm-tests",
+                "--test",
+                "flips",
+                "--",
+                "--test-threads=1",
+                "--nocapture",
+            ]),
+        )?;
         // With their output: what was measured is in it.
         suite(
             "transfers in every way of forwarding, over paths that are not ideal",

@@ -15,6 +15,8 @@
 //! | reads on the primary | replicas are fit again | swap; `failback` says whether, and what becomes of the flows there | checked |
 //! | a failover possible | the old primary does not answer its fence | flip persisting | failover |
 //! | a failover swapped | `Unfenced` ok | the new primary takes writes | failover |
+//! | a switchover at any step before the new primary is told | failure, deadline, `CallOff` | undone | switchover |
+//! | a switchover swapped | `StepDone` of the unfence | the new primary takes writes | switchover |
 //! | anything | `SetAdmin`, or its time runs out | an answer may differ from the table | operator |
 //! | flows are left behind, `idle` or a deadline | - | draining, until `Drained` or until the reason is gone | operator, flip, checked |
 //!
@@ -28,10 +30,12 @@ mod failover;
 mod report;
 mod start;
 mod status;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use self::failover::FailoverState;
+pub(crate) use self::switchover::Asked;
+use self::{failover::FailoverState, switchover::Switchover};
 use crate::{
     backend::Backend,
     condition::Condition,
@@ -40,7 +44,7 @@ use crate::{
     ids::{BackendId, Generation, PairId, RequestId},
     input::{
         Admin, AdminSetting, AdminTarget, ApplyError, CheckResult, ClusterSpec, Drain, Failback,
-        FenceError, Fenced, PairSpec, PersistError, Precondition, Role, RouteSpec,
+        FenceError, Fenced, PairSpec, PersistError, Role, RouteSpec,
     },
     moment::Moment,
     output::{EndWhich, Event, EventKind, FlipDone, FlipRefused, Output, RouteTable},
@@ -49,6 +53,7 @@ use crate::{
         RouteReason,
     },
     routing::{self, Backends},
+    switchover::{Intent, Precondition, StepId},
     view::{ChecksState, FlipStage},
 };
 
@@ -61,6 +66,15 @@ pub(crate) struct Cluster {
     active: PairId,
     flip: Option<Flip>,
     failover: FailoverState,
+    switchover: Option<Switchover>,
+    /// The last one that was asked for.
+    last_step: StepId,
+    /// When the last flip was done.
+    last_flip: Option<Moment>,
+    /// We saw this server writable after we made it so; a check that began before does not know it.
+    seen_writable: Option<(BackendId, Moment)>,
+    /// When something of the switchover is due without an input.
+    switchover_wake: Option<Moment>,
     checks: ChecksState,
     /// The last generation given out; a failed swap's is not used again.
     generation: Generation,
@@ -91,6 +105,7 @@ struct Swap {
 struct Written {
     pair: PairId,
     failover: FailoverMemory,
+    intent: Option<Intent>,
 }
 
 /// The state file's knowledge of the active pair.
@@ -116,6 +131,7 @@ impl Cluster {
         table: Option<RouteTable>,
         admin: BTreeMap<AdminTarget, AdminSetting>,
         failover: FailoverMemory,
+        intent: Option<Intent>,
         now: Moment,
         outputs: &mut Outputs,
     ) -> Self {
@@ -132,6 +148,11 @@ impl Cluster {
             active,
             flip: None,
             failover: FailoverState::default(),
+            switchover: None,
+            last_step: StepId::default(),
+            last_flip: None,
+            seen_writable: None,
+            switchover_wake: None,
             checks: ChecksState::Working,
             generation,
             table,
@@ -141,7 +162,11 @@ impl Cluster {
             drains: BTreeMap::new(),
             swap: Swap::default(),
             state_file: StateFile {
-                holds: state_file.map(|pair| Written { pair, failover: failover.clone() }),
+                holds: state_file.map(|pair| Written {
+                    pair,
+                    failover: failover.clone(),
+                    intent: intent.clone(),
+                }),
                 under_way: None,
                 retry_at: None,
                 reason: PersistReason::Reconcile,
@@ -152,6 +177,9 @@ impl Cluster {
         cluster.event(EventKind::Started { active, generation, source }, now, outputs);
         cluster.restore_admin(now, outputs);
         cluster.restore_failover(failover, now);
+        if let Some(intent) = intent {
+            cluster.restore_switchover(intent, source, now, outputs);
+        }
         cluster.advance(ChangeReason::FirstAnswers, now, outputs);
         cluster
     }
@@ -172,8 +200,14 @@ impl Cluster {
             // witness against every backend that has not been asked again.
             self.backends.values_mut().for_each(Backend::forget_silence);
         }
+        let is_late = self
+            .seen_writable
+            .is_some_and(|(seen, at)| seen == backend && now.since(at) < self.spec.timeout);
         if let Some(known) = self.backends.get_mut(&backend) {
             known.record(result, &self.spec, now);
+            if is_late {
+                known.set_read_only(false);
+            }
         }
         self.advance(ChangeReason::Checked { backend }, now, outputs);
     }
@@ -215,6 +249,7 @@ impl Cluster {
         let drain = drain.unwrap_or(self.spec.drain);
         match self.accept_flip(request, to, drain, force, now) {
             Ok(Some(flip)) => {
+                self.give_up_switchover(now, outputs);
                 let Flip { from, to, .. } = flip;
                 self.flip = Some(flip);
                 self.event(EventKind::FlipStarted { request, from, to, drain }, now, outputs);
@@ -243,13 +278,11 @@ impl Cluster {
         force: &BTreeSet<Precondition>,
         now: Moment,
     ) -> Result<Option<Flip>, FlipRefused> {
-        match self.flip.as_ref().map(|running| (running.cause, running.to)) {
-            Some((FlipCause::Operator { request }, to)) => {
-                return Err(FlipRefused::FlipRunning { request, to });
-            }
-            Some((FlipCause::Failover, _)) => return Err(FlipRefused::FailoverRunning),
-            None if self.is_changing_a_server() => return Err(FlipRefused::FailoverRunning),
-            None => {}
+        if let Some(refused) = self.flip_under_way() {
+            return Err(refused);
+        }
+        if let Some(to) = self.switching_to().filter(|_| !self.is_switchover_stuck()) {
+            return Err(FlipRefused::FlipRunning { to });
         }
         let to = flip::target(to, &self.spec, self.active)?;
         if to == self.active {
@@ -266,6 +299,17 @@ impl Cluster {
             since: now,
             warnings: flip::warnings(old, new, drain, &self.backends),
         }))
+    }
+
+    /// Returns why nothing else may start, switchovers aside.
+    fn flip_under_way(&self) -> Option<FlipRefused> {
+        match self.flip.as_ref().map(|running| (running.cause, running.to)) {
+            Some((FlipCause::Operator { .. } | FlipCause::Switchover { .. }, to)) => {
+                Some(FlipRefused::FlipRunning { to })
+            }
+            Some((FlipCause::Failover, _)) => Some(FlipRefused::FailoverRunning),
+            None => self.is_changing_a_server().then_some(FlipRefused::FailoverRunning),
+        }
     }
 
     pub(crate) fn applied(
@@ -318,6 +362,10 @@ impl Cluster {
             if from.is_some_and(|from| from.backends().eq(to.backends())) {
                 continue;
             }
+            if to.shares().is_empty() && self.is_committing() {
+                // Writes are paused, and open again with the next table.
+                continue;
+            }
             let what = EventKind::RouteChanged {
                 route: route.id,
                 from: from.cloned(),
@@ -363,13 +411,18 @@ impl Cluster {
         self.may_fail_back = false;
         self.presumed.clear();
         self.stop_drains_of_active(flip.to, outputs);
-        let why = match flip.cause {
-            FlipCause::Operator { request } => (DrainReason::Flip, EndReason::FlipCut { request }),
-            FlipCause::Failover => (DrainReason::Failover, EndReason::FailoverCut),
+        let (request, why) = match flip.cause {
+            // It ends flows once the new primary takes writes.
+            FlipCause::Switchover { .. } => return self.switchover_swapped(now, outputs),
+            FlipCause::Operator { request } => {
+                (Some(request), (DrainReason::Flip, EndReason::FlipCut { request }))
+            }
+            FlipCause::Failover => (None, (DrainReason::Failover, EndReason::FailoverCut)),
         };
+        self.last_flip = Some(now);
         let which = EndWhich::Pair(flip.from);
         self.drain(which, flip.drain, self.spec.drain_deadline, why, outputs);
-        let FlipCause::Operator { request } = flip.cause else {
+        let Some(request) = request else {
             return self.failed_over(flip.since, now, outputs);
         };
         self.acknowledge_failover(now);
@@ -391,6 +444,7 @@ impl Cluster {
             FlipCause::Failover => {
                 self.failover_failed(flip.to, refused.to_string(), now, outputs);
             }
+            FlipCause::Switchover { .. } => self.switchover_not_swapped(&refused, now, outputs),
         }
     }
 
@@ -419,13 +473,19 @@ impl Cluster {
                     self.event(what, now, outputs);
                     self.state_file.failure_reported = true;
                 }
-                let is_flips = |flip: &mut Flip| flip.to == pair;
+                let is_flips =
+                    |flip: &mut Flip| flip.to == pair && flip.stage == FlipStage::Persisting;
                 match self.flip.take_if(is_flips) {
                     Some(flip) => {
                         let refused = FlipRefused::NotPersisted { to: pair, reason };
                         self.undo_flip(&flip, refused, now, outputs);
                     }
-                    None => self.state_file.retry_at = Some(now + self.spec.interval),
+                    None => {
+                        self.state_file.retry_at = Some(now + self.spec.interval);
+                        if written.intent == self.intent() {
+                            self.switchover_not_written(&reason);
+                        }
+                    }
                 }
             }
         }
@@ -467,8 +527,8 @@ impl Cluster {
 
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let retries = [self.swap.retry_at, self.state_file.retry_at].into_iter().flatten();
-        let failover = self.next_failover_wake();
-        retries.chain(self.next_warm_up()).chain(self.next_admin_end()).chain(failover).min()
+        let steps = self.next_failover_wake().into_iter().chain(self.switchover_wake);
+        retries.chain(self.next_warm_up()).chain(self.next_admin_end()).chain(steps).min()
     }
 
     fn pair(&self, id: PairId) -> &PairSpec {

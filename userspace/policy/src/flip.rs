@@ -14,19 +14,26 @@ use crate::{
     backend::replication_fault,
     health::Verdict,
     ids::{PairId, RequestId},
-    input::{Admin, ClusterSpec, Drain, PairSpec, Precondition, Role},
+    input::{Admin, ClusterSpec, Drain, PairSpec, Role},
     moment::Moment,
     output::FlipRefused,
     reason::{FlipWarning, ReplicationFault},
     routing::Backends,
+    switchover::Precondition,
     view::{FlipStage, FlipView},
 };
 
 /// Who wants a flip.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FlipCause {
-    Operator { request: RequestId },
+    Operator {
+        request: RequestId,
+    },
     Failover,
+    /// A switchover that has got as far as its swap, or swaps back; `None` of one that was resumed after a restart.
+    Switchover {
+        request: Option<RequestId>,
+    },
 }
 
 /// A flip under way.
@@ -50,6 +57,7 @@ impl Flip {
             drain: self.drain,
             stage: self.stage,
             since: self.since,
+            switchover: None,
         }
     }
 }
@@ -78,16 +86,19 @@ pub(crate) fn preflight(
     backends: &Backends,
     force: &BTreeSet<Precondition>,
 ) -> Result<(), FlipRefused> {
+    let is_forced =
+        |refused: &FlipRefused| refused.precondition().is_some_and(|word| force.contains(&word));
+    objections(to, backends).into_iter().find(|refused| !is_forced(refused)).map_or(Ok(()), Err)
+}
+
+/// Returns what checks and operators have against the target.
+pub(crate) fn objections(to: &PairSpec, backends: &Backends) -> Vec<FlipRefused> {
     let admin = backends[&to.primary].admin;
-    if admin != Admin::Ready && !force.contains(&Precondition::TargetTakenOut) {
-        return Err(FlipRefused::TargetTakenOut { pair: to.id, admin });
-    }
-    let any_up = to.backends().any(|id| backends[&id].health.is_up());
-    if any_up || force.contains(&Precondition::TargetDown) {
-        Ok(())
-    } else {
-        Err(FlipRefused::TargetDown { pair: to.id })
-    }
+    let taken_out =
+        (admin != Admin::Ready).then_some(FlipRefused::TargetTakenOut { pair: to.id, admin });
+    let is_up = to.backends().any(|id| backends[&id].health.is_up());
+    let down = (!is_up).then_some(FlipRefused::TargetDown { pair: to.id });
+    taken_out.into_iter().chain(down).collect()
 }
 
 /// Returns what the operator should know about a flip between these pairs.

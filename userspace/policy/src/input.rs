@@ -17,6 +17,7 @@ use crate::{
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
     moment::Moment,
     output::{EndWhich, RouteTable, Share},
+    switchover::{Intent, Limits, Precondition, StepAnswer, StepFailure, StepId},
 };
 
 /// One cluster as configured.
@@ -203,6 +204,8 @@ pub struct Restored {
     pub admin: BTreeMap<ClusterId, BTreeMap<AdminTarget, AdminSetting>>,
     /// What the state file says of failovers.
     pub failovers: BTreeMap<ClusterId, FailoverMemory>,
+    /// What the state file says of switchovers that were under way.
+    pub intents: BTreeMap<ClusterId, Intent>,
 }
 
 /// A fact for the policy.
@@ -224,6 +227,25 @@ pub enum Input {
         /// Preconditions that need not hold.
         force: BTreeSet<Precondition>,
     },
+    /// An operator asks for a flip that loses no write. Answered by exactly one [`crate::Output::SwitchoverReply`].
+    Switchover {
+        cluster: ClusterId,
+        request: RequestId,
+        /// `None` means the other pair.
+        to: Option<PairId>,
+        /// `None` means as configured.
+        drain: Option<Drain>,
+        /// Preconditions that need not hold.
+        force: BTreeSet<Precondition>,
+        limits: Limits,
+        /// Only judge the preconditions.
+        dry_run: bool,
+    },
+    /// An operator, or the daemon's end, calls the switchover off that is under way; `request` only if it is that one's.
+    /// It is undone if the new primary was not told to take writes yet. What comes of it is in the reply to its request.
+    CallOff { cluster: ClusterId, request: Option<RequestId> },
+    /// The answer to [`crate::Output::Step`]. One of a step that nobody waits for any more is ignored.
+    StepDone { cluster: ClusterId, id: StepId, result: Result<StepAnswer, StepFailure> },
     /// An operator's word, after [`crate::Policy::may_set_admin`] and after it was written to the state
     /// file. No answer.
     SetAdmin {
@@ -570,35 +592,6 @@ impl fmt::Display for Cause {
             Self::Local => "trouble of this host",
             Self::Other => "server error",
         })
-    }
-}
-
-/// A condition of a flip that `--force` can waive.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Precondition {
-    /// No backend of the target pair is known to be up.
-    TargetDown,
-    /// An operator took the target pair's primary out.
-    TargetTakenOut,
-}
-
-impl Precondition {
-    /// Every precondition, for help texts.
-    pub const ALL: [Self; 2] = [Self::TargetDown, Self::TargetTakenOut];
-
-    /// Returns the word that `--force` takes.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TargetDown => "target_down",
-            Self::TargetTakenOut => "target_taken_out",
-        }
-    }
-
-    /// Returns the precondition of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|precondition| precondition.name() == name)
     }
 }
 

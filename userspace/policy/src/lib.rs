@@ -126,6 +126,7 @@ pub mod output;
 pub mod reason;
 mod routing;
 mod slow_start;
+pub mod switchover;
 pub mod view;
 
 pub use condition::{About, Condition, Outcome, results_table};
@@ -138,8 +139,8 @@ pub use ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId};
 pub use input::{
     Access, Admin, AdminSetting, AdminTarget, ApplyError, Cause, Channel, CheckFailure,
     CheckResult, ClusterSpec, Drain, Drained, Effect, Facts, Failback, FenceError, FenceFault,
-    Fenced, Input, IoThread, LogPosition, PairSpec, PersistError, Precondition, Restored, Role,
-    RouteSpec, StandbyReplicas, Upstream,
+    Fenced, Input, IoThread, LogPosition, PairSpec, PersistError, Restored, Role, RouteSpec,
+    StandbyReplicas, Upstream,
 };
 pub use machine::Policy;
 pub use moment::Moment;
@@ -150,6 +151,11 @@ pub use output::{
 pub use reason::{
     ActiveSource, BackendReason, ChangeReason, DrainReason, EndReason, FlipWarning, IgnoredReason,
     PersistReason, ReplicationFault, RouteReason,
+};
+pub use switchover::{
+    Intent, IntentStage, Judged, Judgement, Limits, OpenTransaction, Precondition, PrimaryFacts,
+    Step, StepAnswer, StepFailure, StepFault, StepId, Survey, SwitchoverOutcome, SwitchoverStep,
+    SwitchoverView, UndoCause, Undone,
 };
 pub use view::{
     BackendView, ChecksState, ClusterView, ConditionView, FailoverView, FlipStage, FlipView,

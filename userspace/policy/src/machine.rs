@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Asked, Cluster},
     ids::{BackendId, ClusterId},
     input::{Admin, AdminTarget, ClusterSpec, Input, Restored},
     moment::Moment,
     output::{AdminRefused, Event, EventKind, FlipRefused, Output},
     reason::IgnoredReason,
+    switchover::SwitchoverOutcome,
     view::PolicyView,
 };
 
@@ -53,6 +54,7 @@ impl Policy {
                 restored.tables.remove(&id),
                 restored.admin.remove(&id).unwrap_or_default(),
                 restored.failovers.remove(&id).unwrap_or_default(),
+                restored.intents.remove(&id),
                 now,
                 &mut policy.outputs,
             );
@@ -90,6 +92,25 @@ impl Policy {
                     }
                 }
             }
+            Input::Switchover { cluster, request, to, drain, force, limits, dry_run } => {
+                let asked = Asked { request, to, drain, force, limits, dry_run };
+                match self.clusters.get_mut(&cluster) {
+                    Some(cluster) => cluster.switch_over(asked, now, outputs),
+                    None => {
+                        let refused = FlipRefused::UnknownCluster { cluster };
+                        let outcome = SwitchoverOutcome::Refused(refused);
+                        outputs.push_back(Output::SwitchoverReply { request, outcome });
+                    }
+                }
+            }
+            Input::CallOff { cluster, request } => match self.clusters.get_mut(&cluster) {
+                Some(cluster) => cluster.call_off(request, now, outputs),
+                None => self.ignore(IgnoredReason::UnknownCluster),
+            },
+            Input::StepDone { cluster, id, result } => match self.clusters.get_mut(&cluster) {
+                Some(cluster) => cluster.step_done(id, result, now, outputs),
+                None => self.ignore(IgnoredReason::UnknownCluster),
+            },
             Input::SetAdmin { cluster, target, setting, flows, deadline } => {
                 match self.clusters.get_mut(&cluster) {
                     Some(cluster) => {

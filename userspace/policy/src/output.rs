@@ -9,11 +9,15 @@ use crate::{
     failover::{FailoverMemory, FailoverRefused, LastFailover},
     health::Health,
     ids::{BackendId, ClusterId, Generation, PairId, RequestId, RouteId},
-    input::{Admin, AdminTarget, Cause, Drain, Drained, Precondition},
+    input::{Admin, AdminTarget, Cause, Drain, Drained},
     moment::Moment,
     reason::{
         ActiveSource, BackendReason, ChangeReason, DrainReason, EndReason, FlipWarning,
         IgnoredReason, PersistReason, RouteReason,
+    },
+    switchover::{
+        Intent, Judged, Judgement, Precondition, Step, StepId, SwitchoverOutcome, SwitchoverStep,
+        Undone,
     },
 };
 
@@ -37,12 +41,15 @@ pub enum Output {
     },
     /// Let flows live that are being drained. No answer.
     StopDrain { cluster: ClusterId, which: EndWhich },
-    /// Write the active pair, and what is to be remembered of failovers, to the state file durably; answer with
-    /// [`crate::Input::Persisted`]. One per cluster is under way, and the swap of a flip follows only after success.
+    /// Write the active pair, what is to be remembered of failovers, and how far a switchover is to the state file
+    /// durably; answer with [`crate::Input::Persisted`]. One per cluster is under way, and the swap of a flip follows
+    /// only after success.
     PersistActive {
         cluster: ClusterId,
         pair: PairId,
         failover: FailoverMemory,
+        /// `None` removes it.
+        intent: Option<Intent>,
         reason: PersistReason,
     },
     /// Make a server refuse writes and see that it does, within `timeout`; answer with [`crate::Input::Fenced`].
@@ -51,6 +58,13 @@ pub enum Output {
     ///
     /// For a promotion only if the server says right before that it has applied all that it received.
     Unfence { cluster: ClusterId, backend: BackendId, timeout: Duration, reason: UnfenceReason },
+    /// Do one step of a switchover within `timeout`; answer with [`crate::Input::StepDone`], exactly once. One per
+    /// cluster is under way.
+    Step { cluster: ClusterId, id: StepId, step: Step, timeout: Duration },
+    /// Nobody waits for this step any more: stop it. No answer.
+    CancelStep { cluster: ClusterId, id: StepId },
+    /// Answer an operator who asked for a switchover. No answer.
+    SwitchoverReply { request: RequestId, outcome: SwitchoverOutcome },
     /// Answer an operator. No answer.
     Reply { request: RequestId, result: Result<FlipDone, FlipRefused> },
     /// Probe a backend at this pace from now on; every backend gets one at the start. No answer.
@@ -199,7 +213,6 @@ pub enum FlipRefused {
     /// No target was named and there is none.
     NoOtherPair,
     FlipRunning {
-        request: RequestId,
         to: PairId,
     },
     /// A server is being fenced or unfenced for one.
@@ -212,6 +225,11 @@ pub enum FlipRefused {
     TargetTakenOut {
         pair: PairId,
         admin: Admin,
+    },
+    /// Preconditions of a switchover do not hold, or could not be judged.
+    Unmet {
+        /// All of them, those that hold as well.
+        preflight: Vec<Judged>,
     },
     /// The state file could not be written, so a restart would undo the flip.
     NotPersisted {
@@ -238,6 +256,7 @@ impl FlipRefused {
             Self::FailoverRunning => "failover_running",
             Self::TargetDown { .. } => "target_down",
             Self::TargetTakenOut { .. } => "target_taken_out",
+            Self::Unmet { .. } => "precondition_unmet",
             Self::NotPersisted { .. } => "not_persisted",
             Self::NotApplied { .. } => "not_applied",
         }
@@ -255,6 +274,7 @@ impl FlipRefused {
             | Self::NoOtherPair
             | Self::FlipRunning { .. }
             | Self::FailoverRunning
+            | Self::Unmet { .. }
             | Self::NotPersisted { .. }
             | Self::NotApplied { .. } => None,
         }
@@ -270,11 +290,22 @@ impl fmt::Display for FlipRefused {
                 write!(f, "{} pairs could become active and none was named", candidates.len())
             }
             Self::NoOtherPair => f.write_str("the cluster has no other pair"),
-            Self::FlipRunning { to, .. } => write!(f, "a flip to {to} is running"),
+            Self::FlipRunning { to } => write!(f, "a flip to {to} is running"),
             Self::FailoverRunning => f.write_str("a failover is running"),
             Self::TargetDown { pair } => write!(f, "no backend of {pair} is known to be up"),
             Self::TargetTakenOut { pair, admin } => {
                 write!(f, "the primary of {pair} is in {}", admin.name())
+            }
+            Self::Unmet { preflight } => {
+                let unmet = |it: &&Judged| match it.judgement {
+                    Judgement::Fails | Judgement::Unknown => true,
+                    Judgement::Holds | Judgement::Waived => false,
+                };
+                for (index, it) in preflight.iter().filter(unmet).enumerate() {
+                    let separator = if index == 0 { "" } else { "; " };
+                    write!(f, "{separator}{}: {}", it.precondition.name(), it.text)?;
+                }
+                Ok(())
             }
             Self::NotPersisted { reason, .. } => {
                 write!(f, "the state file could not be written: {reason}")
@@ -392,6 +423,49 @@ pub enum EventKind {
         request: RequestId,
         refused: FlipRefused,
     },
+    /// An operator asked for a switchover.
+    SwitchoverStarted {
+        request: RequestId,
+        from: PairId,
+        to: PairId,
+        drain: Drain,
+    },
+    /// The daemon was started in the middle of one.
+    SwitchoverResumed {
+        from: PairId,
+        to: PairId,
+        /// It is undone; otherwise it is finished.
+        undo: bool,
+    },
+    /// A step is done, and the next one begins.
+    SwitchoverStep {
+        done: SwitchoverStep,
+        took: Duration,
+        next: SwitchoverStep,
+    },
+    /// Everything is as it was before.
+    SwitchoverUndone {
+        from: PairId,
+        to: PairId,
+        undone: Undone,
+    },
+    /// It does not get on, and nobody takes writes meanwhile; told once for each reason.
+    SwitchoverStuck {
+        from: PairId,
+        to: PairId,
+        step: SwitchoverStep,
+        text: String,
+    },
+    /// A route-only flip or a failover goes on from where it was stuck.
+    SwitchoverTakenOver {
+        from: PairId,
+        to: PairId,
+    },
+    SwitchoverDone {
+        done: FlipDone,
+        paused: Duration,
+        took: Duration,
+    },
     /// The active primary is down and no other pair takes over; told each time that the reason changes.
     FailoverRefused {
         reason: FailoverRefused,
@@ -459,7 +533,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every word that [`EventKind::name`] returns for an event that is told to people, in the order of the variants.
-    pub const NAMES: [&str; 31] = [
+    pub const NAMES: [&str; 37] = [
         "started",
         "health_changed",
         "fitness_changed",
@@ -478,7 +552,13 @@ impl EventKind {
         "flip_started",
         "flip_done",
         "flip_refused",
-        "failover_running",
+        "switchover_started",
+        "switchover_resumed",
+        "switchover_step",
+        "switchover_undone",
+        "switchover_stuck",
+        "switchover_taken_over",
+        "switchover_done",
         "failover_refused",
         "failover_started",
         "failover_called_off",
@@ -515,6 +595,13 @@ impl EventKind {
             Self::FlipStarted { .. } => "flip_started",
             Self::FlipDone { .. } => "flip_done",
             Self::FlipRefused { .. } => "flip_refused",
+            Self::SwitchoverStarted { .. } => "switchover_started",
+            Self::SwitchoverResumed { .. } => "switchover_resumed",
+            Self::SwitchoverStep { .. } => "switchover_step",
+            Self::SwitchoverUndone { .. } => "switchover_undone",
+            Self::SwitchoverStuck { .. } => "switchover_stuck",
+            Self::SwitchoverTakenOver { .. } => "switchover_taken_over",
+            Self::SwitchoverDone { .. } => "switchover_done",
             Self::FailoverRefused { .. } => "failover_refused",
             Self::FailoverStarted { .. } => "failover_started",
             Self::FailoverCalledOff { .. } => "failover_called_off",
@@ -564,6 +651,13 @@ impl EventKind {
             | Self::FlipStarted { .. }
             | Self::FlipDone { .. }
             | Self::FlipRefused { .. }
+            | Self::SwitchoverStarted { .. }
+            | Self::SwitchoverResumed { .. }
+            | Self::SwitchoverStep { .. }
+            | Self::SwitchoverUndone { .. }
+            | Self::SwitchoverStuck { .. }
+            | Self::SwitchoverTakenOver { .. }
+            | Self::SwitchoverDone { .. }
             | Self::FailoverRefused { .. }
             | Self::FailoverStarted { .. }
             | Self::FailoverCalledOff { .. }
@@ -609,14 +703,22 @@ impl Event {
             | EventKind::CheckRestored { .. }
             | EventKind::ChecksAnswering
             | EventKind::FlipStarted { .. }
-            | EventKind::FlipDone { .. } => Severity::Info,
+            | EventKind::FlipDone { .. }
+            | EventKind::SwitchoverStarted { .. }
+            | EventKind::SwitchoverStep { .. }
+            | EventKind::SwitchoverDone { .. } => Severity::Info,
             // A failover is an error that was dealt with: somebody has to bring the old pair back.
             EventKind::FailoverStarted { .. }
             | EventKind::FailoverCalledOff { .. }
             | EventKind::FailedOver { .. }
             | EventKind::FailoverDone { .. }
-            | EventKind::Fenced { .. } => Severity::Warning,
-            EventKind::FailoverRefused { .. } | EventKind::UnfenceFailed { .. } => Severity::Error,
+            | EventKind::Fenced { .. }
+            | EventKind::SwitchoverResumed { .. }
+            | EventKind::SwitchoverUndone { .. }
+            | EventKind::SwitchoverTakenOver { .. } => Severity::Warning,
+            EventKind::SwitchoverStuck { .. }
+            | EventKind::FailoverRefused { .. }
+            | EventKind::UnfenceFailed { .. } => Severity::Error,
             EventKind::OldPrimaryReturned { read_only, .. } => {
                 if *read_only {
                     Severity::Warning

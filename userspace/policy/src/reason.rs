@@ -8,6 +8,7 @@ use crate::{
     ids::{BackendId, Generation, PairId, RequestId},
     input::{Admin, AdminTarget, Cause},
     output::EndWhich,
+    switchover::{Precondition, StepId},
 };
 
 /// Why a route goes where it goes.
@@ -33,6 +34,8 @@ pub enum RouteReason {
     PrimaryUnfit,
     /// Write: refused, because a check says that the primary is in maintenance.
     PrimaryMaintenance,
+    /// Write: stays at the old primary, which a switchover has made read-only, while new connections are paused.
+    SwitchingOver,
     /// Read: forwarded to all replicas.
     ReplicasFit,
     /// Read: forwarded to the replicas that are fit; others are not.
@@ -68,6 +71,7 @@ impl RouteReason {
             Self::PrimaryUp => "primary_up",
             Self::PrimaryUnfit => "primary_unfit",
             Self::PrimaryMaintenance => "primary_maintenance",
+            Self::SwitchingOver => "switching_over",
             Self::ReplicasFit => "replicas_fit",
             Self::SomeReplicasFit => "some_replicas_fit",
             Self::TooFewReplicas => "too_few_replicas",
@@ -94,6 +98,7 @@ impl fmt::Display for RouteReason {
             Self::PrimaryUp => "primary is up",
             Self::PrimaryUnfit => "a condition of the primary failed",
             Self::PrimaryMaintenance => "a check says that the primary is in maintenance",
+            Self::SwitchingOver => "paused while a flip is under way",
             Self::ReplicasFit => "all replicas are fit",
             Self::SomeReplicasFit => "some replicas are not fit",
             Self::TooFewReplicas => "too few replicas are fit; the primary serves as well",
@@ -287,6 +292,11 @@ pub enum ChangeReason {
     },
     /// A server was made writable or read-only by us.
     Fence,
+    /// A switchover takes the routes to the new pair, or back.
+    Switchover {
+        from: PairId,
+        to: PairId,
+    },
 }
 
 impl fmt::Display for ChangeReason {
@@ -300,6 +310,7 @@ impl fmt::Display for ChangeReason {
             Self::Admin => f.write_str("an admin state changed"),
             Self::Flip { from, to, .. } => write!(f, "flip from {from} to {to}"),
             Self::Failover { from, to } => write!(f, "failover from {from} to {to}"),
+            Self::Switchover { from, to } => write!(f, "switchover from {from} to {to}"),
             Self::Fence => f.write_str("a server was fenced or unfenced"),
         }
     }
@@ -314,6 +325,8 @@ pub enum EndReason {
     FlipCut { request: RequestId },
     /// The same by a failover.
     FailoverCut,
+    /// The same by a switchover.
+    SwitchoverCut,
     /// An operator took their backend or pair out, and said so.
     TakenOut { admin: Admin },
     /// A read route with `failback = "cut"` went back to replicas.
@@ -326,6 +339,7 @@ impl fmt::Display for EndReason {
             Self::BackendDown { cause } => write!(f, "backend is down: {cause}"),
             Self::FlipCut { .. } => f.write_str("flip with drain = cut"),
             Self::FailoverCut => f.write_str("failover with drain = cut"),
+            Self::SwitchoverCut => f.write_str("switchover with drain = cut"),
             Self::TakenOut { admin } => write!(f, "{} with drain = cut", admin.name()),
             Self::Failback => f.write_str("reads went back to replicas, with failback = cut"),
         }
@@ -370,6 +384,10 @@ pub enum PersistReason {
     Failover,
     /// What is remembered of failovers changed, and the active pair did not.
     FailoverMemory,
+    /// A switchover is about to swap, or to swap back.
+    Switchover,
+    /// How far a switchover is changed, and the active pair did not.
+    Intent,
 }
 
 impl fmt::Display for PersistReason {
@@ -380,6 +398,7 @@ impl fmt::Display for PersistReason {
             Self::FlipUndone => "a flip was undone",
             Self::Failover => "failover",
             Self::FailoverMemory => "failover",
+            Self::Switchover | Self::Intent => "switchover",
         })
     }
 }
@@ -420,6 +439,12 @@ pub enum IgnoredReason {
     UnexpectedFence {
         backend: BackendId,
     },
+    /// An answer to a step that nobody waits for.
+    UnexpectedStep {
+        id: StepId,
+    },
+    /// No such switchover is under way.
+    NothingToCallOff,
     /// The end of a drain that is not under way.
     UnexpectedDrained {
         which: EndWhich,
@@ -443,13 +468,15 @@ impl fmt::Display for IgnoredReason {
             Self::UnexpectedFence { backend } => {
                 write!(f, "{backend} was not asked to be fenced or unfenced")
             }
+            Self::UnexpectedStep { id } => write!(f, "nobody waits for {id}"),
+            Self::NothingToCallOff => f.write_str("no such switchover is under way"),
             Self::UnexpectedDrained { which } => write!(f, "{which:?} is not being drained"),
         }
     }
 }
 
 /// What an operator should know about a flip that took place.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FlipWarning {
     /// Nothing was done.
     AlreadyActive,
@@ -465,12 +492,24 @@ pub enum FlipWarning {
     TargetUnfit,
     /// The old primary takes writes: flows that live on can write there beside the new primary.
     OldPrimaryWritable,
+    /// A precondition that does not hold was waived.
+    Waived { precondition: Precondition, text: String },
+    /// Sessions on the old primary that its fence does not stop.
+    Privileged { who: String },
+    /// The old primary's sessions may hide something from us.
+    Blind { text: String },
+    /// The pause or holds of flows could not be ended; the kernel does so by itself.
+    NotReleased { text: String },
+    /// Sessions of clients may be left on the old primary, which is read-only.
+    SessionsLeft { text: String },
+    /// The old primary was not seen to replicate from the new one.
+    OldNotReplicating,
 }
 
 impl FlipWarning {
     /// Returns the word used in JSON.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::AlreadyActive => "already_active",
             Self::TargetReadOnly => "target_read_only",
@@ -479,6 +518,12 @@ impl FlipWarning {
             Self::TargetLagging { .. } => "target_lagging",
             Self::TargetUnfit => "target_unfit",
             Self::OldPrimaryWritable => "old_primary_writable",
+            Self::Waived { .. } => "waived",
+            Self::Privileged { .. } => "privileged",
+            Self::Blind { .. } => "blind",
+            Self::NotReleased { .. } => "not_released",
+            Self::SessionsLeft { .. } => "sessions_left",
+            Self::OldNotReplicating => "old_not_replicating",
         }
     }
 }
@@ -506,6 +551,27 @@ impl fmt::Display for FlipWarning {
             ),
             Self::OldPrimaryWritable => f.write_str(
                 "the old primary was last seen writable: connections that stay on it can still write there",
+            ),
+            Self::Waived { precondition, text } => {
+                write!(f, "{} was waived: {text}", precondition.name())
+            }
+            Self::Privileged { who } => write!(
+                f,
+                "these sessions can write to a read-only server, and are ended with it: {who}"
+            ),
+            Self::Blind { text } => {
+                write!(f, "not every open transaction on the old primary can be seen: {text}")
+            }
+            Self::NotReleased { text } => write!(
+                f,
+                "the pause and holds could not be ended, and end by themselves within seconds: {text}"
+            ),
+            Self::SessionsLeft { text } => write!(
+                f,
+                "sessions of clients may be left on the old primary, which refuses their writes: {text}"
+            ),
+            Self::OldNotReplicating => f.write_str(
+                "the old primary was not seen to replicate from the new one: look at its replication before the next flip",
             ),
         }
     }

@@ -37,7 +37,12 @@ impl Answer {
         Self::forward(vec![Share::primary(primary)], RouteReason::FailbackOff)
     }
 
-    /// Returns whether this keeps reads from going elsewhere.
+    /// Writes stay where they are: new connections are paused in the kernel.
+    pub(crate) fn paused(primary: BackendId) -> Self {
+        Self::forward(vec![Share::primary(primary)], RouteReason::SwitchingOver)
+    }
+
+    /// Returns whether this keeps a route from going elsewhere.
     pub(crate) fn replaces(&self, other: &Self) -> bool {
         !self.target.backends().eq(other.target.backends())
     }
@@ -264,6 +269,7 @@ pub(crate) fn is_decided(answer: &Answer, pair: &PairSpec, backends: &Backends) 
         | RouteReason::PrimaryUp
         | RouteReason::PrimaryUnfit
         | RouteReason::PrimaryMaintenance
+        | RouteReason::SwitchingOver
         | RouteReason::ReplicasFit
         | RouteReason::SomeReplicasFit
         | RouteReason::FailbackOff

@@ -12,6 +12,7 @@ use crate::{
     moment::Moment,
     output::{Pace, RouteTarget},
     reason::{BackendReason, RouteReason},
+    switchover::SwitchoverView,
 };
 
 /// Everything the policy knows.
@@ -54,6 +55,8 @@ pub struct FlipView {
     pub drain: Drain,
     pub stage: FlipStage,
     pub since: Moment,
+    /// More of a switchover.
+    pub switchover: Option<SwitchoverView>,
 }
 
 /// Whether another pair would become active by itself, and what is remembered of the last time.
@@ -73,6 +76,8 @@ pub enum FlipStage {
     Persisted,
     /// The new table is on its way to the kernel.
     Swapping,
+    /// None of these: a switchover is at a step of its own.
+    Stepping,
 }
 
 /// One pair.

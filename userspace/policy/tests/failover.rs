@@ -647,9 +647,12 @@ impl World {
             Output::Fence { .. } => &mut self.fences,
             Output::Unfence { .. } => &mut self.unfences,
             Output::EndFlows { .. }
+            | Output::ForgetAdmin { .. }
+            | Output::Step { .. }
+            | Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. }
             | Output::DrainFlows { .. }
-            | Output::StopDrain { .. }
-            | Output::ForgetAdmin { .. } => return,
+            | Output::StopDrain { .. } => return,
             Output::SetPace { backend, pace } => {
                 self.paces.insert(*backend, *pace);
                 return;
@@ -879,6 +882,9 @@ fn text(output: &Output) -> Option<String> {
         Output::Reply { .. }
         | Output::SetPace { .. }
         | Output::ForgetAdmin { .. }
+        | Output::Step { .. }
+        | Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
         | Output::Event(_) => return None,
     })
 }

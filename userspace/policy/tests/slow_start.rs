@@ -280,6 +280,9 @@ impl World {
                     self.route_changes += 1;
                 }
                 Output::EndFlows { .. }
+                | Output::Step { .. }
+                | Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
                 | Output::DrainFlows { .. }
                 | Output::StopDrain { .. }
                 | Output::Reply { .. }

@@ -29,7 +29,7 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn of(version: &str, comment: &str) -> Self {
+    pub(crate) fn of(version: &str, comment: &str) -> Self {
         let is_mariadb =
             [version, comment].iter().any(|text| text.to_ascii_lowercase().contains("mariadb"));
         if is_mariadb {
@@ -43,7 +43,7 @@ impl Dialect {
         }
     }
 
-    pub(super) const fn state_query(self) -> &'static str {
+    pub(crate) const fn state_query(self) -> &'static str {
         match self {
             Self::MariaDb => MARIADB_STATE_QUERY,
             Self::MySqlOld | Self::MySql80 | Self::MySql => MYSQL_STATE_QUERY,
@@ -58,7 +58,7 @@ impl Dialect {
         }
     }
 
-    pub(super) const fn replication_query(self) -> &'static str {
+    pub(crate) const fn replication_query(self) -> &'static str {
         match self {
             // Without ALL it shows the unnamed connection only.
             Self::MariaDb => "SHOW ALL SLAVES STATUS",

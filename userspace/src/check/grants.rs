@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Check,
     /// Making a server read-only, and writable again.
     Fence,
+    /// Seeing prepared XA transactions.
+    Recover,
     /// Looking at the sessions of clients in performance_schema, and ending them.
     Drain,
     /// The same on a server that has no performance_schema.
@@ -26,9 +28,10 @@ impl Purpose {
     const fn text(self) -> &'static str {
         match self {
             Self::Check => "read the state of replication",
-            Self::Fence => "fence and unfence primaries (failover = \"auto\")",
+            Self::Fence => "fence and unfence primaries (`pairflip flip`, failover = \"auto\")",
+            Self::Recover => "see prepared XA transactions (`pairflip flip`)",
             Self::Drain | Self::DrainUnrecorded => {
-                "look at sessions and end those that are idle (drain = \"idle\")"
+                "look at sessions and end those that are idle (`pairflip flip`, drain = \"idle\")"
             }
         }
     }
@@ -133,6 +136,8 @@ fn needed(
         }
         (Purpose::Fence, false) if version >= [8, 0, 0] => &[&["SYSTEM_VARIABLES_ADMIN", "SUPER"]],
         (Purpose::Fence, _) => &[&["SUPER"]],
+        (Purpose::Recover, false) if version >= [8, 0, 0] => &[&["XA_RECOVER_ADMIN"]],
+        (Purpose::Recover, _) => &[],
         (Purpose::Drain | Purpose::DrainUnrecorded, true) if version >= [10, 5, 2] => {
             &[&["PROCESS"], &["CONNECTION ADMIN", "SUPER"]]
         }

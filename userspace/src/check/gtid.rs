@@ -1,24 +1,49 @@
-//! GTID sets, as far as one question goes: has everything that was received been applied?
+//! GTID sets, as far as two questions go: does one hold all of another, and what does it lack?
 
 use std::collections::BTreeMap;
 
 /// Returns whether MySQL's `part` lies within its `whole`; `None` if one of them is not understood.
 ///
 /// A set is `UUID:1-5:8,UUID:TAG:1-3` (tags from 8.3 on), with newlines after commas.
-pub(super) fn mysql_contains(whole: &str, part: &str) -> Option<bool> {
+pub(crate) fn mysql_contains(whole: &str, part: &str) -> Option<bool> {
     let (whole, part) = (mysql_set(whole)?, mysql_set(part)?);
-    let is_covered = |source: &String, (first, last): (u64, u64)| {
-        whole.get(source).is_some_and(|ranges| {
-            // Servers merge ranges that touch, so one of them covers it or none does.
-            ranges.iter().any(|(from, to)| *from <= first && last <= *to)
-        })
-    };
-    Some(part.iter().all(|(source, ranges)| ranges.iter().all(|range| is_covered(source, *range))))
+    let mut ranges =
+        part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
+    Some(ranges.all(|(source, range)| covers(&whole, source, range)))
 }
 
+/// Returns the ranges of MySQL's `part` that its `whole` does not hold all of; `None` if it holds everything, or one of them is not
+/// understood.
+pub(crate) fn mysql_missing(whole: &str, part: &str) -> Option<String> {
+    let (whole, part) = (mysql_set(whole)?, mysql_set(part)?);
+    let ranges =
+        part.iter().flat_map(|(source, ranges)| ranges.iter().map(move |it| (source, *it)));
+    let missing = ranges.filter(|(source, range)| !covers(&whole, source, *range));
+    let texts: Vec<String> = missing
+        .map(|(source, (first, last))| match whole.get(source).and_then(|had| had.last()) {
+            // As a rule it is the end that is missing.
+            Some((from, to)) if *from <= first && first <= *to => {
+                format!("{source}:{}-{last}", to + 1)
+            }
+            Some(_) | None => format!("{source}:{first}-{last}"),
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+fn covers(set: &MySqlSet, source: &str, (first, last): (u64, u64)) -> bool {
+    set.get(source).is_some_and(|ranges| {
+        // Servers merge ranges that touch, so one of them covers it or none does.
+        ranges.iter().any(|(from, to)| *from <= first && last <= *to)
+    })
+}
+
+/// The ranges of each source.
+type MySqlSet = BTreeMap<String, Vec<(u64, u64)>>;
+
 /// The ranges of each source, tags belonging to its name.
-fn mysql_set(text: &str) -> Option<BTreeMap<String, Vec<(u64, u64)>>> {
-    let mut set: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+fn mysql_set(text: &str) -> Option<MySqlSet> {
+    let mut set = MySqlSet::new();
     for source in text.split(',').map(str::trim).filter(|source| !source.is_empty()) {
         let (uuid, rest) = source.split_once(':')?;
         let mut name = uuid.to_ascii_lowercase();
@@ -39,20 +64,37 @@ fn mysql_set(text: &str) -> Option<BTreeMap<String, Vec<(u64, u64)>>> {
 /// is not understood.
 ///
 /// A position is `DOMAIN-SERVER-SEQUENCE`, one per domain.
-pub(super) fn mariadb_reached(applied: &str, received: &str) -> Option<bool> {
+pub(crate) fn mariadb_reached(applied: &str, received: &str) -> Option<bool> {
     let (applied, received) = (mariadb_position(applied)?, mariadb_position(received)?);
-    Some(received.iter().all(|(domain, at)| applied.get(domain).is_some_and(|done| done >= at)))
+    let mut received = received.iter();
+    Some(received.all(|(domain, at)| applied.get(domain).is_some_and(|done| done.0 >= at.0)))
 }
 
-fn mariadb_position(text: &str) -> Option<BTreeMap<u32, u64>> {
+/// Returns the domains of MariaDB's position `others` that `own` has not reached, or where another server wrote at the same place; `None`
+/// if there are none, or one of the positions is not understood.
+pub(crate) fn mariadb_missing(own: &str, others: &str) -> Option<String> {
+    let (own, others) = (mariadb_position(own)?, mariadb_position(others)?);
+    let is_missing = |domain: &u32, (sequence, server): (u64, u32)| match own.get(domain) {
+        None => true,
+        Some((done, by)) => *done < sequence || *done == sequence && *by != server,
+    };
+    let missing = others.iter().filter(|(domain, at)| is_missing(domain, **at));
+    let texts: Vec<String> = missing
+        .map(|(domain, (sequence, server))| format!("{domain}-{server}-{sequence}"))
+        .collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+/// Sequence and server by domain.
+fn mariadb_position(text: &str) -> Option<BTreeMap<u32, (u64, u32)>> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let mut numbers = part.split('-');
             let domain = numbers.next()?.parse().ok()?;
-            _ = numbers.next()?.parse::<u32>().ok()?;
+            let server = numbers.next()?.parse().ok()?;
             let sequence = numbers.next()?.parse().ok()?;
-            numbers.next().is_none().then_some((domain, sequence))
+            numbers.next().is_none().then_some((domain, (sequence, server)))
         })
         .collect()
 }

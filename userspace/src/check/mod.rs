@@ -8,7 +8,7 @@ mod cause;
 pub(crate) mod dialect;
 pub mod exec;
 pub(crate) mod grants;
-mod gtid;
+pub(crate) mod gtid;
 mod http;
 pub mod keys;
 pub mod mysql;

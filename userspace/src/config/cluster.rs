@@ -8,8 +8,8 @@ use pairflip_common::route::{BACKENDS_MAX, CLUSTERS_MAX, ROUTES_MAX, SNAT_ADDRES
 use super::check;
 use super::field::Field;
 use super::model::{
-    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Failback, Failover, Forwarding,
-    NoBackend, Pair, PortRange, Replica, Route, StandbyReplicas, Timeouts,
+    Access, Announce, Cluster, Deny, DrainConfig, DrainMode, Failback, Failover, FlipConfig,
+    Forwarding, NoBackend, Pair, PortRange, Replica, Route, StandbyReplicas, Timeouts,
 };
 use super::reader::Reader;
 use super::rules::Census;
@@ -31,6 +31,7 @@ pub(super) const CLUSTER: Schema = Schema {
         "slow_start",
         "hold_off",
         "check",
+        "flip",
         "drain",
         "timeouts",
         "route",
@@ -41,6 +42,9 @@ pub(super) const CLUSTER: Schema = Schema {
         "write [[hook]] sections at the top level, with clusters = [\"NAME\"]",
     )],
 };
+
+pub(super) const FLIP: Schema =
+    Schema { header: "[cluster.flip]", keys: &["deadline", "max_pause"], unsupported: &[] };
 
 pub(super) const DRAIN: Schema =
     Schema { header: "[cluster.drain]", keys: &["mode", "deadline"], unsupported: &[] };
@@ -75,6 +79,13 @@ pub(super) const REPLICA: Schema =
 
 /// The kernel's usual range for outgoing connections; the daemon takes it out of its hands.
 const DEFAULT_SNAT_PORTS: PortRange = PortRange { min: 32_768, max: 60_999 };
+
+/// Of a flip, in the configuration and on the command line. Shorter than any flip is a way to try that it is undone.
+pub const FLIP_DEADLINE_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// A pause that is longer than clients wait for a connection only makes more errors.
+const MAX_PAUSE_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(60);
 
 const DEADLINE_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(7 * 86_400);
@@ -155,6 +166,7 @@ fn read(
     let check = section
         .require(reader, "check", "add a [cluster.check] section with user and password_file")
         .and_then(|field| check::read(reader, &field, secrets));
+    let flip = section.optional(reader, "flip", FlipConfig::DEFAULT, read_flip);
     let default_drain = DrainConfig { mode: DrainMode::Finish, deadline: None };
     let drain = section.optional(reader, "drain", default_drain, read_drain);
     let timeouts = section.optional(reader, "timeouts", Timeouts::DEFAULT, read_timeouts);
@@ -186,6 +198,7 @@ fn read(
         failover_window: failover_window?,
         no_backend: no_backend?,
         check: check?,
+        flip: flip?,
         drain: drain?,
         slow_start: slow_start?,
         hold_off: hold_off?,
@@ -219,6 +232,18 @@ fn read_name(reader: &mut Reader, section: &Section, example: &str) -> Option<St
     section
         .require(reader, "name", &format!("add {example}"))
         .and_then(|field| field.parse(reader, "\"main\"", value::name))
+}
+
+fn read_flip(reader: &mut Reader, field: &Field) -> Option<FlipConfig> {
+    let section = field.table(reader, &FLIP)?;
+    let default = FlipConfig::DEFAULT;
+    let deadline = section.optional(reader, "deadline", default.deadline, |reader, field| {
+        field.parse(reader, "\"60s\"", |text| value::duration(text, FLIP_DEADLINE_RANGE))
+    });
+    let max_pause = section.optional(reader, "max_pause", default.max_pause, |reader, field| {
+        field.parse(reader, "\"5s\"", |text| value::duration(text, MAX_PAUSE_RANGE))
+    });
+    Some(FlipConfig { deadline: deadline?, max_pause: max_pause? })
 }
 
 fn read_drain(reader: &mut Reader, field: &Field) -> Option<DrainConfig> {

@@ -44,9 +44,9 @@ pub use self::error::{ConfigError, ConfigErrors};
 pub use self::hook::KEYS_REREAD;
 pub use self::model::{
     Access, Announce, Applies, Attach, Check, Cluster, Comparison, Config, Daemon, Deny,
-    DrainConfig, DrainMode, ExecCheck, Failback, Failover, Forwarding, Galera, Heartbeat, Hook,
-    HttpCheck, Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source, SqlCheck,
-    StandbyReplicas, TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
+    DrainConfig, DrainMode, ExecCheck, Failback, Failover, FlipConfig, Forwarding, Galera,
+    Heartbeat, Hook, HttpCheck, Login, Network, NoBackend, Pair, PortRange, Replica, Route, Source,
+    SqlCheck, StandbyReplicas, TcpCheck, Timeouts, Tls, TlsFiles, TlsMaterial, TlsVerify,
 };
 pub(crate) use self::secret::RereadSecrets;
 use self::secret::UnreadSecrets;
@@ -56,6 +56,8 @@ pub use self::value::Human;
 use self::reader::Reader;
 use self::rules::Census;
 use self::section::{Schema, Section};
+
+pub use self::cluster::FLIP_DEADLINE_RANGE;
 
 /// Where the daemon looks when it is not told.
 pub const DEFAULT_PATH: &str = "/etc/pairflip/pairflip.toml";
@@ -79,6 +81,7 @@ const SCHEMAS: &[&Schema] = &[
     &check::HTTP,
     &check::TCP,
     &check::EXEC,
+    &cluster::FLIP,
     &cluster::DRAIN,
     &cluster::TIMEOUTS,
     &cluster::ROUTE,

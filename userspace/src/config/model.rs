@@ -80,6 +80,7 @@ pub struct Cluster {
     pub failover_window: Duration,
     pub no_backend: NoBackend,
     pub check: Check,
+    pub flip: FlipConfig,
     pub drain: DrainConfig,
     /// Time over which a replica that returns gets its full share; zero gives it at once.
     pub slow_start: Duration,
@@ -368,6 +369,20 @@ pub struct ExecCheck {
     /// The program's absolute path, then its arguments.
     pub command: Vec<String>,
     pub timeout: Duration,
+}
+
+/// `[cluster.flip]`: how long a flip may take before it is undone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlipConfig {
+    /// From the request until the new primary is told to take writes.
+    pub deadline: Duration,
+    /// The part of it in which writes wait.
+    pub max_pause: Duration,
+}
+
+impl FlipConfig {
+    pub(super) const DEFAULT: Self =
+        Self { deadline: Duration::from_secs(60), max_pause: Duration::from_secs(5) };
 }
 
 /// `[cluster.drain]`: what happens to existing flows when new ones go elsewhere.

@@ -96,6 +96,17 @@ pub async fn request<T: DeserializeOwned>(
     body: Option<&impl Serialize>,
 ) -> Result<T, ClientError> {
     let after = if method == Method::GET { READ_TIMEOUT } else { COMMAND_TIMEOUT };
+    request_within(after, socket, method, target, body).await
+}
+
+/// Sends a request and reads the answer, which may take longer than that of other commands.
+pub async fn request_within<T: DeserializeOwned>(
+    after: Duration,
+    socket: &Path,
+    method: Method,
+    target: &str,
+    body: Option<&impl Serialize>,
+) -> Result<T, ClientError> {
     let call = Call { socket, method, target };
     tokio::time::timeout(after, call.exchange(body)).await.unwrap_or_else(|_| {
         Err(ClientError::TimedOut {

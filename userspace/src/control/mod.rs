@@ -13,8 +13,8 @@ pub mod summary;
 use tokio::sync::oneshot;
 
 use protocol::{
-    AdminDone, AdminRequest, ApiError, Events, EventsQuery, FlipDone, FlipRequest, Flows,
-    FlowsQuery, Reloaded, Status, Unloaded,
+    AdminDone, AdminRequest, ApiError, CallOffRequest, CalledOff, Events, EventsQuery, FlipDone,
+    FlipPlan, FlipRequest, FlipsRunning, Flows, FlowsQuery, Reloaded, Status, Unloaded,
 };
 
 /// A request for the runtime, with the way back. A client that went away leaves `reply` closed.
@@ -22,6 +22,9 @@ use protocol::{
 pub enum Request {
     Status { reply: oneshot::Sender<Result<Status, ApiError>> },
     Flip { flip: FlipRequest, reply: oneshot::Sender<Result<FlipDone, ApiError>> },
+    PlanFlip { flip: FlipRequest, reply: oneshot::Sender<Result<FlipPlan, ApiError>> },
+    FlipsRunning { reply: oneshot::Sender<Result<FlipsRunning, ApiError>> },
+    CallOff { call_off: CallOffRequest, reply: oneshot::Sender<Result<CalledOff, ApiError>> },
     Flows { query: FlowsQuery, reply: oneshot::Sender<Result<Flows, ApiError>> },
     Events { query: EventsQuery, reply: oneshot::Sender<Result<Events, ApiError>> },
     Admin { admin: AdminRequest, reply: oneshot::Sender<Result<AdminDone, ApiError>> },

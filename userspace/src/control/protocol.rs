@@ -82,6 +82,9 @@ pub struct ClusterStatus {
     /// All empty in answers of 0.1.
     #[serde(default)]
     pub failover: FailoverStatus,
+    /// A flip under way that loses no write, or that is being undone.
+    #[serde(default)]
+    pub flip: Option<FlipStatus>,
     /// Flows that are being drained. Absent in answers of 0.1.
     #[serde(default)]
     pub drains: Vec<DrainStatus>,
@@ -253,7 +256,7 @@ pub struct RouteStatus {
     pub connections: BTreeMap<String, u64>,
 }
 
-/// Body of `POST /v1/flip`.
+/// Body of `POST /v1/flip` and `POST /v1/flip/plan`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlipRequest {
@@ -263,15 +266,119 @@ pub struct FlipRequest {
     /// The pair to make active; needed where there are more than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// Must be true in this version.
+    /// Moves the routes and touches no server. Without it the flip loses no acknowledged write.
     #[serde(default)]
     pub route_only: bool,
     /// `null` means as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// From the request until the new primary is told to take writes, in milliseconds; `null` means as configured. Not with
+    /// `route_only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// Preconditions to waive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub force: Vec<String>,
+}
+
+/// Answer to `POST /v1/flip/plan`: what a flip would find and do. Nothing was changed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlipPlan {
+    pub cluster: String,
+    pub from: String,
+    pub to: String,
+    pub drain: Drain,
+    /// Every precondition holds or is waived.
+    pub possible: bool,
+    pub deadline_ms: u64,
+    /// From the pause of writes on; reached, the flip is undone.
+    pub max_pause_ms: u64,
+    pub preconditions: Vec<PreconditionStatus>,
+    /// What would be done, in order.
+    pub steps: Vec<PlannedStep>,
+    /// What the operator should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// One precondition of a flip.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PreconditionStatus {
+    /// The word that `force` takes, where it can be waived.
+    pub name: String,
+    /// What must hold.
+    pub rule: String,
+    /// `holds`, `fails`, `waived` or `unknown`.
+    pub result: String,
+    /// What was found; empty for one that holds.
+    pub text: String,
+    pub can_be_waived: bool,
+}
+
+/// One step of a flip that was planned.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PlannedStep {
+    pub name: String,
+    pub text: String,
+    /// Which server is told or asked what; empty for what is done on this host.
+    #[serde(default)]
+    pub statements: Vec<PlannedStatement>,
+}
+
+/// A statement that a step would run.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PlannedStatement {
+    pub server: String,
+    pub sql: String,
+}
+
+/// Answer to `GET /v1/flip`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlipsRunning {
+    pub flips: Vec<FlipStatus>,
+}
+
+/// A flip under way that loses no write.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlipStatus {
+    pub cluster: String,
+    pub from: String,
+    pub to: String,
+    /// Those that are done, and the one under way.
+    pub steps: Vec<StepStatus>,
+    /// What the step under way waits for, if it says.
+    pub waiting_for: String,
+    /// Since the request, or since the daemon's start.
+    pub ms: u64,
+    /// Until it is undone; `null` from the point of no return on.
+    pub deadline_ms: Option<u64>,
+    pub can_be_called_off: bool,
+    /// It does not get on, and nobody takes writes.
+    pub stuck: bool,
+}
+
+/// A step of a flip under way.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StepStatus {
+    pub name: String,
+    pub text: String,
+    /// How long it took, or has taken so far.
+    pub ms: u64,
+    pub done: bool,
+}
+
+/// Body of `POST /v1/flip/call-off`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallOffRequest {
+    /// Needed where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// Answer to `POST /v1/flip/call-off`; what becomes of the flip is in the answer to its own request.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CalledOff {
+    pub cluster: String,
 }
 
 /// What happens to the flows on the old pair.
@@ -296,6 +403,11 @@ pub struct FlipDone {
     /// Of the route table in force now.
     pub generation: u32,
     pub drain: Drain,
+    /// How long new connections for writes waited, and how long all of it took. Absent where only the routes were moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
     /// What the operator should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -586,6 +698,7 @@ pub(crate) mod example {
             generation: 7,
             checks: None,
             failover: failover(),
+            flip: None,
             drains: Vec::new(),
             pairs: vec![
                 pair(

@@ -20,9 +20,9 @@ use tokio::{
 use super::{
     Request,
     protocol::{
-        API_VERSION, AdminDone, AdminRequest, ApiError, ErrorBody, Events, EventsQuery, FlipDone,
-        FlipRequest, Flows, FlowsQuery, ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded,
-        Version,
+        API_VERSION, AdminDone, AdminRequest, ApiError, CallOffRequest, CalledOff, ErrorBody,
+        Events, EventsQuery, FlipDone, FlipPlan, FlipRequest, FlipsRunning, Flows, FlowsQuery,
+        ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded, Version,
     },
 };
 
@@ -31,14 +31,15 @@ pub use super::socket::{BindError, bind};
 /// Bytes of a request body. A flip is a hundred; more is somebody's mistake.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-const FLIP_BODY: &str = "send {\"route_only\": true} and, as needed, \"to\": PAIR, \
-     \"cluster\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": [PRECONDITION, ...]";
+const FLIP_BODY: &str = "send {} and, as needed, \"to\": PAIR, \"cluster\": NAME, \
+     \"drain\": \"finish\" or \"cut\", \"force\": [PRECONDITION, ...], and either \
+     \"deadline_ms\": NUMBER or \"route_only\": true";
 
 const ADMIN_BODY: &str = "send {\"target\": PAIR or \"ADDRESS:PORT\", \"state\": \"ready\", \"drain\" or \"maint\"} and, as needed, \
      \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": true";
 
-const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; \
-     POST /v1/flip, /v1/admin, /v1/reload and /v1/unload";
+const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flip, /v1/flows and /v1/events; \
+     POST /v1/flip, /v1/flip/plan, /v1/flip/call-off, /v1/admin, /v1/reload and /v1/unload";
 
 const FLOWS_PARAMETERS: &str = "backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER";
 
@@ -69,7 +70,9 @@ fn router(requests: Requests) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/flows", get(flows))
         .route("/v1/events", get(events))
-        .route("/v1/flip", post(flip))
+        .route("/v1/flip", get(flips_running).post(flip))
+        .route("/v1/flip/plan", post(plan_flip))
+        .route("/v1/flip/call-off", post(call_off))
         .route("/v1/admin", post(admin))
         .route("/v1/reload", post(reload))
         .route("/v1/unload", post(unload))
@@ -102,12 +105,49 @@ async fn flip(
     uri: Uri,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<FlipDone>, ApiError> {
-    no_query(&uri)?;
-    let flip: FlipRequest = parse_body(&body.map_err(unread_body)?, FLIP_BODY)?;
-    if !flip.route_only {
-        return Err(safe_flip_not_supported());
-    }
+    let flip = flip_request(&uri, body)?;
     ask(&requests, |reply| Request::Flip { flip, reply }).await.map(Json)
+}
+
+async fn plan_flip(
+    State(requests): State<Requests>,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<FlipPlan>, ApiError> {
+    let flip = flip_request(&uri, body)?;
+    ask(&requests, |reply| Request::PlanFlip { flip, reply }).await.map(Json)
+}
+
+fn flip_request(uri: &Uri, body: Result<Bytes, BytesRejection>) -> Result<FlipRequest, ApiError> {
+    no_query(uri)?;
+    let flip: FlipRequest = parse_body(&body.map_err(unread_body)?, FLIP_BODY)?;
+    if flip.route_only && flip.deadline_ms.is_some() {
+        return Err(ApiError::new(
+            "bad_body",
+            "route_only and deadline_ms do not go together: moving the routes takes no time",
+            FLIP_BODY,
+        ));
+    }
+    Ok(flip)
+}
+
+async fn flips_running(
+    State(requests): State<Requests>,
+    uri: Uri,
+) -> Result<Json<FlipsRunning>, ApiError> {
+    no_query(&uri)?;
+    ask(&requests, |reply| Request::FlipsRunning { reply }).await.map(Json)
+}
+
+async fn call_off(
+    State(requests): State<Requests>,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<CalledOff>, ApiError> {
+    no_query(&uri)?;
+    let remedy = "send {}, or {\"cluster\": NAME}";
+    let call_off: CallOffRequest = parse_body(&body.map_err(unread_body)?, remedy)?;
+    ask(&requests, |reply| Request::CallOff { call_off, reply }).await.map(Json)
 }
 
 async fn admin(
@@ -160,17 +200,6 @@ pub(crate) async fn list_flows(requests: &Requests, uri: &Uri) -> Result<Flows, 
 pub(crate) async fn list_events(requests: &Requests, uri: &Uri) -> Result<Events, ApiError> {
     let query: EventsQuery = parse_query(uri, EVENTS_PARAMETERS)?;
     ask(requests, |reply| Request::Events { query, reply }).await
-}
-
-/// What a flip without `route_only` is told; the controller says the same without asking.
-pub fn safe_flip_not_supported() -> ApiError {
-    ApiError::new(
-        "safe_flip_not_supported",
-        "the safe flip (catch-up, pause, fence, swap) is not in this version; nothing was changed",
-        "route-only (`--route-only`, \"route_only\": true) moves new connections at once and \
-         touches no server. Acknowledged writes can be lost unless you make the old primary \
-         read-only and wait until the new one has caught up before you flip",
-    )
 }
 
 async fn ask<T>(
@@ -261,9 +290,9 @@ fn http_status(code: &str) -> StatusCode {
         "bad_body" | "bad_query" | "cluster_not_named" | "unknown_precondition" | "ambiguous" => {
             StatusCode::BAD_REQUEST
         }
-        "safe_flip_not_supported" => StatusCode::NOT_IMPLEMENTED,
-        "target_down" | "target_taken_out" | "active_primary" | "flip_running"
-        | "no_other_pair" => StatusCode::CONFLICT,
+        "target_down" | "target_taken_out" | "precondition_unmet" | "active_primary"
+        | "flip_running" | "failover_running" | "no_other_pair" | "no_flip" | "too_late"
+        | "flip_undone" | "flip_timed_out" => StatusCode::CONFLICT,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

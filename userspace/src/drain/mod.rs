@@ -44,6 +44,13 @@ pub struct Target {
     pub account: Arc<Login>,
 }
 
+/// Ends every flow of a scope with RST on both sides; returns how many there were.
+pub async fn cut(flows: &Flows, scope: Scope, why: &'static str) -> usize {
+    let Ok(found) = flows.list(scope).await else { return 0 };
+    let ids = found.iter().map(|flow| flow.id).collect();
+    flows.end(ids, why).await.unwrap_or_default()
+}
+
 /// How far it is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Progress {

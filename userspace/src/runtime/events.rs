@@ -23,6 +23,9 @@ struct About {
 impl Runtime {
     /// Tells people of an event, with names in place of numbers. What changed nothing is for the log only.
     pub(super) fn tell(&mut self, event: &Event) {
+        if let Some(cluster) = event.cluster {
+            self.switchovers.note(cluster, &event.what);
+        }
         let text = status::describe(self, event);
         let cluster = event.cluster.and_then(|id| self.config.clusters.get(usize::from(id.0)));
         let cluster = cluster.map(|cluster| cluster.name.clone());

@@ -11,7 +11,7 @@ use super::{Runtime, status};
 use crate::{
     config::{self, Login},
     control::protocol::{FailoverStatus, LastFailoverStatus, OutStatus},
-    fence::{self, Applied},
+    primary::{self, Applied, Server},
     state::{self, FailoverRecord, LastFailoverRecord},
 };
 
@@ -25,15 +25,15 @@ impl Runtime {
         reason: FenceReason,
     ) {
         tracing::info!(%cluster, %backend, ?reason, "fencing");
-        let fences = self.fences.clone();
-        let target = self.ids.address(backend).zip(self.account(cluster));
+        let answers = self.answers.clone();
+        let server = self.fenced_server(cluster, backend);
         tokio::spawn(async move {
-            let result = match target {
-                Some((address, account)) => fence::fence(address, &account, timeout).await,
+            let result = match server {
+                Some(server) => primary::fence(&server, timeout).await,
                 None => Err(not_configured()),
             };
             // The loop ends first when the daemon does.
-            _ = fences.send(Input::Fenced { cluster, backend, result }).await;
+            _ = answers.send(Input::Fenced { cluster, backend, result }).await;
         });
     }
 
@@ -46,21 +46,23 @@ impl Runtime {
         reason: UnfenceReason,
     ) {
         tracing::info!(%cluster, %backend, ?reason, "unfencing");
-        let fences = self.fences.clone();
+        let answers = self.answers.clone();
         let applied = match reason {
             UnfenceReason::Promotion => Applied::Required,
             UnfenceReason::Undo => Applied::NotRequired,
         };
-        let target = self.ids.address(backend).zip(self.account(cluster));
+        let server = self.fenced_server(cluster, backend);
         tokio::spawn(async move {
-            let result = match target {
-                Some((address, account)) => {
-                    fence::unfence(address, &account, timeout, applied).await
-                }
+            let result = match server {
+                Some(server) => primary::unfence(&server, timeout, applied).await,
                 None => Err(not_configured()),
             };
-            _ = fences.send(Input::Unfenced { cluster, backend, result }).await;
+            _ = answers.send(Input::Unfenced { cluster, backend, result }).await;
         });
+    }
+
+    fn fenced_server(&self, cluster: ClusterId, backend: BackendId) -> Option<Server> {
+        Some(Server { address: self.ids.address(backend)?, account: self.account(cluster)? })
     }
 
     pub(super) fn account(&self, cluster: ClusterId) -> Option<Arc<Login>> {

@@ -102,11 +102,7 @@ impl Ids {
             max_lag: cluster.check.max_lag,
             slow_start: cluster.slow_start,
             hold_off: cluster.hold_off,
-            drain: match cluster.drain.mode {
-                DrainMode::Finish => Drain::Finish,
-                DrainMode::Idle => Drain::Idle,
-                DrainMode::Cut => Drain::Cut,
-            },
+            drain: drain(cluster),
             drain_deadline: cluster.drain.deadline,
             failover: match cluster.failover {
                 config::Failover::Manual => Failover::Manual,
@@ -156,6 +152,15 @@ impl Ids {
                 })
                 .collect(),
         }
+    }
+}
+
+/// What happens to the old pair's flows when nobody says.
+pub(super) const fn drain(cluster: &config::Cluster) -> Drain {
+    match cluster.drain.mode {
+        DrainMode::Finish => Drain::Finish,
+        DrainMode::Idle => Drain::Idle,
+        DrainMode::Cut => Drain::Cut,
     }
 }
 

@@ -9,6 +9,7 @@ mod drains;
 mod end;
 mod events;
 mod failover;
+mod flips;
 mod flow_log;
 mod hooks;
 mod host;
@@ -20,6 +21,7 @@ mod requests;
 mod restore;
 mod start;
 mod status;
+mod switchover;
 mod unload;
 
 use std::{
@@ -42,10 +44,11 @@ use self::{
     drain::Holders,
     drains::Drains,
     end::{Device, Hop},
+    flips::PendingFlips,
     hooks::Hooks,
     ids::Ids,
-    requests::PendingFlips,
     start::Inbox,
+    switchover::Switchovers,
 };
 use crate::{
     check::{Probe, keys::Keys},
@@ -97,8 +100,9 @@ struct Runtime {
     last_ended: Option<Instant>,
     network: watch::Receiver<Network>,
     flips: PendingFlips,
-    /// Where those who fence servers leave their answers.
-    fences: mpsc::Sender<Input>,
+    switchovers: Switchovers,
+    /// Where those leave their answers who tell servers what to do.
+    answers: mpsc::Sender<Input>,
     /// What draining tasks ask the loop through.
     flows: Flows,
     holders: Holders,
@@ -191,7 +195,7 @@ impl Runtime {
                         return Ok(ended);
                     }
                 }
-                Some(answer) = inbox.fenced.recv() => self.feed(answer),
+                Some(answer) = inbox.answers.recv() => self.feed(answer),
                 Some(news) = inbox.drains.recv() => self.hear_of_drain(news),
                 Some(ask) = inbox.asks.recv() => tokio::task::block_in_place(|| self.serve_drain(ask)),
                 Some((backend, Probe { result, conditions })) = inbox.results.recv() => {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pairflip_policy::{
-    ApplyError, BackendId, ClusterId, FailoverMemory, Input, Output, Pace, PairId, PersistError,
-    PersistReason, RouteTable, RouteTarget,
+    ApplyError, BackendId, ClusterId, FailoverMemory, Input, Intent, Output, Pace, PairId,
+    PersistError, PersistReason, RouteTable, RouteTarget,
 };
 
-use super::{Runtime, host::forwarding};
+use super::{Runtime, host::forwarding, switchover};
 use crate::{
     config::{Deny, NoBackend},
     dataplane::{self, Denial, RouteChange},
@@ -24,8 +24,8 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
                 .map_err(|error| ApplyError { reason: error.to_string() });
             Some(Input::Applied { cluster, generation, result })
         }
-        Output::PersistActive { cluster, pair, failover, reason } => {
-            let result = persist(runtime, cluster, pair, &failover, reason)
+        Output::PersistActive { cluster, pair, failover, intent, reason } => {
+            let result = persist(runtime, cluster, pair, &failover, intent.as_ref(), reason)
                 .map_err(|error| PersistError { reason: error.to_string() });
             Some(Input::Persisted { cluster, result })
         }
@@ -35,6 +35,15 @@ pub(super) fn apply(runtime: &mut Runtime, output: Output) -> Option<Input> {
         }
         Output::Unfence { cluster, backend, timeout, reason } => {
             runtime.unfence(cluster, backend, timeout, reason);
+            None
+        }
+        Output::Step { cluster, id, step, timeout } => runtime.step(cluster, id, step, timeout),
+        Output::CancelStep { cluster, id } => {
+            runtime.cancel_step(cluster, id);
+            None
+        }
+        Output::SwitchoverReply { request, outcome } => {
+            runtime.switchover_reply(request, outcome);
             None
         }
         Output::EndFlows { cluster, which, reason } => {
@@ -110,18 +119,20 @@ fn persist(
     cluster: ClusterId,
     pair: PairId,
     failover: &FailoverMemory,
+    intent: Option<&Intent>,
     reason: PersistReason,
 ) -> Result<(), state::Error> {
     let configured = &runtime.config.clusters[usize::from(cluster.0)];
     let name = configured.name.clone();
     let active_pair = configured.pairs[usize::from(pair.0)].name.clone();
     // Why and since when it is active does not change by what is remembered besides.
-    let kept =
-        runtime.state.clusters.get(&name).filter(|_| reason == PersistReason::FailoverMemory);
+    let is_same = matches!(reason, PersistReason::FailoverMemory | PersistReason::Intent);
+    let kept = runtime.state.clusters.get(&name).filter(|_| is_same);
     let state = ClusterState {
         reason: kept.map_or_else(|| reason.to_string(), |kept| kept.reason.clone()),
         since: kept.map_or_else(state::now, |kept| kept.since),
         failover: runtime.failover_record(cluster, failover),
+        switchover: intent.map(|intent| switchover::record(configured, intent)),
         active_pair,
     };
     runtime.change_state(|kept| _ = kept.clusters.insert(name, state))

@@ -36,6 +36,9 @@ pub(super) fn restored(
             if let Some(record) = &saved.failover {
                 restored.failovers.insert(id, super::failover::restored(cluster, record));
             }
+            let record = saved.switchover.as_ref();
+            let intent = record.and_then(|record| super::switchover::restored(cluster, record));
+            restored.intents.extend(intent.map(|intent| (id, intent)));
         }
         restored.admin.insert(id, super::admin::restored(cluster, ids, state));
         let Some(slot) = ids.cluster_slot(id) else { continue };

@@ -46,8 +46,8 @@ const QUEUE: usize = 256;
 pub(super) struct Inbox {
     pub(super) results: mpsc::Receiver<(BackendId, Probe)>,
     pub(super) notices: mpsc::Receiver<Notice>,
-    /// Answers of servers that were fenced or unfenced.
-    pub(super) fenced: mpsc::Receiver<Input>,
+    /// Of those who told servers what to do.
+    pub(super) answers: mpsc::Receiver<Input>,
     /// What draining tasks ask of the data plane.
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) drains: mpsc::Receiver<News>,
@@ -94,7 +94,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
     let restored = restored(&config, &ids, &state, &dataplane)?;
     let policy = Policy::new(ids.specs(&config), restored, Moment::START);
     let (result_sender, results) = mpsc::channel(QUEUE);
-    let (fences, fenced) = mpsc::channel(QUEUE);
+    let (answer_sender, answers) = mpsc::channel(QUEUE);
     let (flows, asks) = Flows::channel();
     let (news, drains) = mpsc::channel(QUEUE);
     let (notice_sender, notices) = mpsc::channel(QUEUE);
@@ -117,7 +117,8 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         last_ended: None,
         network,
         flips: super::PendingFlips::default(),
-        fences,
+        switchovers: super::Switchovers::default(),
+        answers: answer_sender,
         flows,
         holders: Holders::default(),
         drains: Drains::new(news),
@@ -133,7 +134,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
 
     let server = tokio::spawn(control::server::serve(server, request_sender.clone()));
     start_http(&runtime.config, request_sender).await;
-    let inbox = Inbox { results, notices, fenced, asks, drains, requests };
+    let inbox = Inbox { results, notices, answers, asks, drains, requests };
     Ok(Parts { runtime, inbox, server })
 }
 

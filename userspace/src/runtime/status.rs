@@ -96,6 +96,7 @@ fn cluster(
             )),
         },
         failover: super::failover::status(runtime, view, configured),
+        flip: runtime.flip_status(view),
         drains: runtime.drain_status(view.id),
         pairs,
         routes,
@@ -271,6 +272,44 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
             let text = refused.to_string();
             format!("flip refused: {}", configured.map_or(text.clone(), |cluster| name_pairs(cluster, &text)))
         }
+        EventKind::SwitchoverStarted { from, to, drain, .. } => {
+            format!("flip from {} to {} started (drain {drain:?})", pair(*from), pair(*to))
+        }
+        EventKind::SwitchoverResumed { from, to, undo } => format!(
+            "this daemon was started in the middle of a flip from {} to {}, which is {}",
+            pair(*from),
+            pair(*to),
+            if *undo { "undone" } else { "finished" }
+        ),
+        EventKind::SwitchoverStep { done, took, next } => {
+            format!("flip: {} took {:.3} s; {next}", done.name(), took.as_secs_f64())
+        }
+        EventKind::SwitchoverUndone { from, to, undone } => format!(
+            "flip from {} to {} undone, everything is as before: {}",
+            pair(*from),
+            pair(*to),
+            named(&undone.to_string())
+        ),
+        EventKind::SwitchoverStuck { from, to, step, text } => format!(
+            "flip from {} to {} is stuck at {}: {}",
+            pair(*from),
+            pair(*to),
+            step.name(),
+            named(text)
+        ),
+        EventKind::SwitchoverTakenOver { from, to } => format!(
+            "flip from {} to {} is given up: another one takes over from it",
+            pair(*from),
+            pair(*to)
+        ),
+        EventKind::SwitchoverDone { done, paused, took } => format!(
+            "flip from {} to {} done in {:.1} s, writes paused for {:.3} s (generation {})",
+            pair(done.from),
+            pair(done.to),
+            took.as_secs_f64(),
+            paused.as_secs_f64(),
+            done.generation
+        ),
         EventKind::FailoverRefused { reason } => {
             format!("no failover: {}", named(&reason.to_string()))
         }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use pairflip::control::protocol::{
-    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, Flows, Reloaded, Status,
-    Unloaded,
+    AdminDone, AdminState, Drain, ErrorBody, Event, Events, FlipDone, FlipRequest, Flows, Reloaded,
+    Status, Unloaded,
 };
 
 use crate::runtime::{Daemon, Heard, PATIENCE, status};
@@ -30,18 +30,48 @@ fn status_is_a_page_or_json() {
 }
 
 #[test]
-fn a_flip_without_route_only_asks_nobody() {
+fn a_flip_shows_its_steps_and_how_long_writes_waited() {
     let daemon = Daemon::start();
-    let expected = "\
-error: the safe flip (catch-up, pause, fence, swap) is not in this version; nothing was changed
-  route-only (`--route-only`, \"route_only\": true) moves new connections at once and touches no \
-server. Acknowledged writes can be lost unless you make the old primary read-only and wait until \
-the new one has caught up before you flip
-";
     for name in ["flip", "flipactive"] {
-        assert_eq!(complaint(&run(&daemon.socket, &[name, "--to", "pair2"]), 2), expected);
+        let output = run(&daemon.socket, &[name, "--deadline", "30s"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let expected = "\
+cluster main: pair1 -> pair2 (generation 8) in 1.2s; writes waited for 0.084s
+warning: the new primary is read-only
+";
+        assert_eq!(text, expected);
     }
-    assert_eq!(daemon.heard(), []);
+    let flip = FlipRequest { deadline_ms: Some(30_000), ..FlipRequest::default() };
+    assert_eq!(daemon.heard(), [Heard::Flip(flip.clone()), Heard::Flip(flip)]);
+}
+
+#[test]
+fn what_became_of_a_flip_is_in_the_exit_code() {
+    let daemon = Daemon::start();
+    for (error, code) in [
+        ("precondition_unmet", 1),
+        ("flip_undone", 4),
+        ("flip_timed_out", 5),
+        ("flip_undoing", 6),
+        ("flip_unfinished", 6),
+    ] {
+        let said = run(&daemon.socket, &["flip", "--to", error]);
+        assert_eq!(said.status.code(), Some(code), "{error}: {said:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_asks_for_a_plan_and_ends_with_whether_it_is_possible() {
+    let daemon = Daemon::start();
+    let text = said(&run(&daemon.socket, &["flip", "--dry-run"]), 0);
+    assert!(text.starts_with("cluster main: pair1 -> pair2  possible\npreconditions\n"), "{text}");
+    assert!(text.ends_with("nothing was changed\n"), "{text}");
+    let output = run(&daemon.socket, &["flip", "--dry-run", "--to", "pair3"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("--force target_lagging flips all the same"), "{text}");
+    assert!(daemon.heard().iter().all(|heard| matches!(heard, Heard::PlanFlip(_))));
 }
 
 #[test]
@@ -115,6 +145,8 @@ fn flows_are_filtered_by_the_daemon() {
             Heard::Flows(query) => (query.backend, query.limit),
             Heard::Status
             | Heard::Flip(_)
+            | Heard::PlanFlip(_)
+            | Heard::CallOff(_)
             | Heard::Admin(_)
             | Heard::Events(_)
             | Heard::Reload

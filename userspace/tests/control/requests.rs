@@ -12,21 +12,20 @@ use pairflip::control::{
 
 use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
-const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flows and /v1/events; POST /v1/flip, /v1/admin, /v1/reload and /v1/unload";
-const FLIP_BODY: &str = r#"send {"route_only": true} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...]"#;
+const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flip, /v1/flows and /v1/events; POST /v1/flip, /v1/flip/plan, /v1/flip/call-off, /v1/admin, /v1/reload and /v1/unload";
+const FLIP_BODY: &str = r#"send {} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...], and either "deadline_ms": NUMBER or "route_only": true"#;
 const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish" or "cut", "force": true"#;
 const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";
 const EVENTS_QUERY: &str =
     "parameters are after=NUMBER, limit=NUMBER and cluster=NAME, each at most once";
 const NO_QUERY: &str = "leave out everything from the question mark on; commands take a JSON body";
-const SAFE_FLIP: &str = r#"route-only (`--route-only`, "route_only": true) moves new connections at once and touches no server. Acknowledged writes can be lost unless you make the old primary read-only and wait until the new one has caught up before you flip"#;
 
 /// A bad request: method, target, body; then status, code, message, remedy.
 type Row<'a> = (&'a str, &'a str, &'a str, u16, &'a str, &'a str, &'a str);
 
 #[test]
 fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
-    let fields = "expected one of `cluster`, `to`, `route_only`, `drain`, `force`";
+    let fields = "expected one of `cluster`, `to`, `route_only`, `drain`, `deadline_ms`, `force`";
     let unknown_field = format!(
         "the body is not what was expected: unknown field `pair`, {fields} at line 1 column 7"
     );
@@ -45,7 +44,15 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
         ("GET", "/v1/..%2f%00\"", "", 404, "unknown_path", "there is no /v1/..%2f%00\"", COMMANDS),
         // Methods.
         ("POST", "/v1/status", "", 405, "wrong_method", "/v1/status does not take POST", COMMANDS),
-        ("GET", "/v1/flip", "", 405, "wrong_method", "/v1/flip does not take GET", COMMANDS),
+        (
+            "GET",
+            "/v1/flip/plan",
+            "",
+            405,
+            "wrong_method",
+            "/v1/flip/plan does not take GET",
+            COMMANDS,
+        ),
         ("PUT", "/v1/flip", "{}", 405, "wrong_method", "/v1/flip does not take PUT", COMMANDS),
         ("GET", "/v1/unload", "", 405, "wrong_method", "/v1/unload does not take GET", COMMANDS),
         (
@@ -279,22 +286,20 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
         (
             "POST",
             "/v1/flip",
-            r#"{"to": "pair2"}"#,
-            501,
-            "safe_flip_not_supported",
-            "the safe flip (catch-up, pause, fence, swap) is not in this version; nothing was \
-             changed",
-            SAFE_FLIP,
+            r#"{"route_only": true, "deadline_ms": 500}"#,
+            400,
+            "bad_body",
+            "route_only and deadline_ms do not go together: moving the routes takes no time",
+            FLIP_BODY,
         ),
         (
             "POST",
-            "/v1/flip",
-            r#"{"to": "pair2", "route_only": false}"#,
-            501,
-            "safe_flip_not_supported",
-            "the safe flip (catch-up, pause, fence, swap) is not in this version; nothing was \
-             changed",
-            SAFE_FLIP,
+            "/v1/flip/call-off",
+            r#"{"to": "pair2"}"#,
+            400,
+            "bad_body",
+            "the body is not what was expected: unknown field `to`, expected `cluster` at line 1 column 5",
+            r#"send {}, or {"cluster": NAME}"#,
         ),
     ];
     let daemon = Daemon::start();
@@ -340,7 +345,7 @@ fn what_is_not_http_is_refused_and_the_server_lives_on() {
 #[test]
 fn a_wrong_method_is_told_the_right_one() {
     let daemon = Daemon::start();
-    let answer = over_unix(&daemon.socket, &request("GET", "/v1/flip", ""));
+    let answer = over_unix(&daemon.socket, &request("GET", "/v1/flip/plan", ""));
     assert!(answer.head.contains("allow: post"), "{}", answer.head);
 }
 
@@ -398,6 +403,7 @@ fn good_requests_reach_the_runtime_whole() {
         cluster: Some("c".into()),
         to: Some("pair2".into()),
         route_only: true,
+        deadline_ms: None,
         drain: Some(Drain::Cut),
         force: vec!["target_down".into()],
     };

@@ -12,10 +12,11 @@ use pairflip::{
     control::{
         Request,
         protocol::{
-            AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, ClusterStatus,
-            DaemonStatus, Drain, Event, Events, EventsQuery, FailoverStatus, FlipDone, FlipRequest,
-            Flow, Flows, FlowsQuery, InterfaceStatus, PairStatus, Reloaded, RouteStatus, Status,
-            Unloaded,
+            AdminDone, AdminRequest, AdminStatus, ApiError, BackendStatus, CallOffRequest,
+            CalledOff, ClusterStatus, DaemonStatus, Drain, Event, Events, EventsQuery,
+            FailoverStatus, FlipDone, FlipPlan, FlipRequest, FlipStatus, FlipsRunning, Flow, Flows,
+            FlowsQuery, InterfaceStatus, PairStatus, PreconditionStatus, Reloaded, RouteStatus,
+            Status, StepStatus, Unloaded,
         },
         server,
     },
@@ -31,6 +32,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Heard {
     Status,
     Flip(FlipRequest),
+    PlanFlip(FlipRequest),
+    CallOff(CallOffRequest),
     Admin(AdminRequest),
     Flows(FlowsQuery),
     Events(EventsQuery),
@@ -172,6 +175,18 @@ async fn answer(
                 }
                 _ = reply.send(flipped(flip));
             }
+            Request::PlanFlip { flip, reply } => {
+                hear(Heard::PlanFlip(flip.clone()));
+                _ = reply.send(Ok(plan(&flip)));
+            }
+            // Not heard: how often somebody looks depends on how fast he is.
+            Request::FlipsRunning { reply } => {
+                _ = reply.send(Ok(FlipsRunning { flips: vec![running()] }));
+            }
+            Request::CallOff { call_off, reply } => {
+                hear(Heard::CallOff(call_off));
+                _ = reply.send(Ok(CalledOff { cluster: "main".into() }));
+            }
             Request::Flows { query, reply } => {
                 hear(Heard::Flows(query.clone()));
                 _ = reply.send(Ok(flows(&query)));
@@ -221,7 +236,10 @@ fn flipped(flip: FlipRequest) -> Result<FlipDone, ApiError> {
     if to != "pair2" {
         return Err(ApiError::new(&to, format!("refused with {to}"), "do better"));
     }
+    let safe = |ms| (!flip.route_only).then_some(ms);
     Ok(FlipDone {
+        paused_ms: safe(84),
+        took_ms: safe(1_200),
         cluster: flip.cluster.unwrap_or_else(|| "main".to_owned()),
         from: "pair1".into(),
         to,
@@ -229,6 +247,48 @@ fn flipped(flip: FlipRequest) -> Result<FlipDone, ApiError> {
         drain: flip.drain.unwrap_or(Drain::Finish),
         warnings: vec!["the new primary is read-only".into()],
     })
+}
+
+/// Possible unless it goes to `pair3`.
+fn plan(flip: &FlipRequest) -> FlipPlan {
+    let possible = flip.to.as_deref() != Some("pair3");
+    FlipPlan {
+        cluster: "main".into(),
+        from: "pair1".into(),
+        to: "pair2".into(),
+        drain: Drain::Finish,
+        possible,
+        deadline_ms: flip.deadline_ms.unwrap_or(60_000),
+        max_pause_ms: 5_000,
+        preconditions: vec![PreconditionStatus {
+            name: "target_lagging".into(),
+            rule: "the new primary is at most `max_lag` behind".into(),
+            result: if possible { "holds" } else { "fails" }.into(),
+            text: if possible { String::new() } else { "it is 12 s behind".into() },
+            can_be_waived: true,
+        }],
+        steps: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn running() -> FlipStatus {
+    FlipStatus {
+        cluster: "main".into(),
+        from: "pair1".into(),
+        to: "pair2".into(),
+        steps: vec![StepStatus {
+            name: "survey".into(),
+            text: "asking both primaries".into(),
+            ms: 12,
+            done: true,
+        }],
+        waiting_for: String::new(),
+        ms: 12,
+        deadline_ms: Some(59_000),
+        can_be_called_off: true,
+        stuck: false,
+    }
 }
 
 fn flows(query: &FlowsQuery) -> Flows {
@@ -270,6 +330,7 @@ pub(crate) fn status(write_backends: &[&str]) -> Status {
             hooks: vec![],
         },
         clusters: vec![ClusterStatus {
+            flip: None,
             drains: Vec::new(),
             name: "main".into(),
             active_pair: "pair1".into(),

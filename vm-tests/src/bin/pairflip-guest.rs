@@ -13,8 +13,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["servers"] => guest::servers::run(),
+        ["clients"] => guest::clients::run(),
         _ => {
-            eprintln!("usage: pairflip-guest servers");
+            eprintln!("usage: pairflip-guest servers | clients");
             return ExitCode::FAILURE;
         }
     };

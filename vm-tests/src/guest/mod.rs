@@ -2,6 +2,7 @@
 
 mod agent;
 mod channel;
+pub mod clients;
 mod init;
 pub mod servers;
 

@@ -32,11 +32,13 @@ pub fn run() -> Result<()> {
     servers.start(
         Flavour::MariaDb1011,
         4,
+        Flavour::MariaDb1011.fork().performance_schema(),
         Topology::TwoArm,
         Namespace::existing,
         Path::new(DIR),
     )?;
     servers.replicate(true)?;
+    servers.grant_flips()?;
     std::fs::write(READY, "")?;
     loop {
         thread::sleep(Duration::from_secs(3600));

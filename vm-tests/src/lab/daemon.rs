@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Seek as _, SeekFrom},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
@@ -116,6 +117,31 @@ impl Daemon {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts the controller, and returns while it works.
+    pub fn start_pairflip(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.namespace.command(&binary("pairflip"))?;
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().context("starting pairflip")
+    }
+
+    /// `kill -9` at the moment when the log says something that it has not said yet. It is looked at all the time: a
+    /// step of a flip takes milliseconds.
+    pub fn kill_when_logged(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let before = self.log()?.len() as u64;
+        let mut log = fs::File::open(&self.log)?;
+        log.seek(SeekFrom::Start(before))?;
+        let (start, mut said) = (Instant::now(), String::new());
+        while !said.contains(text) {
+            log.read_to_string(&mut said)?;
+            if start.elapsed() > limit {
+                bail!("the log did not say {text:?} within {limit:?}, but:\n{said}");
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+        self.kill()
     }
 
     /// `pairflip status --json`.

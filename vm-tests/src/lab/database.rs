@@ -62,6 +62,7 @@ impl Database {
         address: Ipv4Addr,
         server_id: usize,
         dir: &Path,
+        options: &[&str],
     ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut database = Self {
@@ -71,7 +72,7 @@ impl Database {
             server_id,
             namespace,
             dir: dir.to_owned(),
-            options: Vec::new(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
             hosts: None,
             child: None,
         };
@@ -179,6 +180,11 @@ impl Database {
         .map(|text| text.trim_end().to_owned())
     }
 
+    /// The command-line client of this server's fork with its first options, as words of a line.
+    pub fn client(&self) -> String {
+        self.installation.client().join(" ")
+    }
+
     /// Runs statements as [`Database::sql`] does, and returns while they run. Killing the client ends them.
     pub fn sql_in_background(&self, statements: &str) -> Result<Child> {
         let program = self.installation.client();
@@ -209,6 +215,17 @@ impl Database {
     /// Ends an account's connections.
     pub fn kill_connections_of(&self, user: &str) -> Result<()> {
         for id in self.connections_of(user)? {
+            // It may have ended by itself meanwhile.
+            _ = self.sql(&format!("KILL {id}"));
+        }
+        Ok(())
+    }
+
+    /// Ends the connections whose statement has a word in it: those of a client that was killed run on.
+    pub fn kill_statements(&self, word: &str) -> Result<()> {
+        let list = self.sql("SHOW FULL PROCESSLIST")?;
+        for row in list.lines().filter(|row| row.contains(word)) {
+            let id = row.split('\t').next().unwrap_or_default();
             // It may have ended by itself meanwhile.
             _ = self.sql(&format!("KILL {id}"));
         }
@@ -266,6 +283,13 @@ impl Database {
     pub(crate) fn create_accounts(&self) -> Result<()> {
         self.sql(&self.fork().create_accounts())?;
         Ok(())
+    }
+
+    /// Gives the check account what a safe flip needs besides.
+    pub fn grant_flips(&self) -> Result<()> {
+        let is_writable = self.sql("SELECT @@global.read_only")? == "0";
+        self.sql(&self.fork().grant_flips())?;
+        if is_writable { self.set_read_only(false) } else { Ok(()) }
     }
 
     pub fn replicate_from(&self, source: Ipv4Addr) -> Result<()> {

@@ -120,6 +120,20 @@ impl Fork {
         options
     }
 
+    /// Options with which a server records transactions and locks. MySQL does by itself.
+    pub(crate) const fn performance_schema(self) -> &'static [&'static str] {
+        match self {
+            Self::MariaDb => &[
+                "--performance-schema=ON",
+                "--performance-schema-instrument=transaction=ON",
+                "--performance-schema-instrument=wait/lock/metadata/sql/mdl=ON",
+                "--performance-schema-consumer-events-transactions-current=ON",
+                "--performance-schema-consumer-events-statements-current=ON",
+            ],
+            Self::MySql => &[],
+        }
+    }
+
     /// Makes the lab's accounts. Not in the binary log: every server makes its own, so that replication starts with nothing to
     /// repeat.
     pub(crate) fn create_accounts(self) -> String {
@@ -144,6 +158,25 @@ impl Fork {
              GRANT ALL ON app.* TO '{APP_USER}'@'%';
              {after}"
         )
+    }
+
+    /// Gives the check account what a safe flip needs besides; not in the binary log.
+    pub(crate) fn grant_flips(self) -> String {
+        let (before, after) = match self {
+            Self::MariaDb => ("", ""),
+            Self::MySql => ("SET GLOBAL super_read_only=0;", "SET GLOBAL super_read_only=1;"),
+        };
+        let grants = match self {
+            Self::MariaDb => format!(
+                "GRANT PROCESS, CONNECTION ADMIN, READ_ONLY ADMIN ON *.* TO '{CHECK_USER}'@'%';
+                 GRANT SELECT ON performance_schema.* TO '{CHECK_USER}'@'%';"
+            ),
+            Self::MySql => format!(
+                "GRANT PROCESS, CONNECTION_ADMIN, SYSTEM_VARIABLES_ADMIN, XA_RECOVER_ADMIN ON *.* TO '{CHECK_USER}'@'%';
+                 GRANT SELECT ON performance_schema.* TO '{CHECK_USER}'@'%';"
+            ),
+        };
+        format!("SET SESSION sql_log_bin=0; {before} {grants} {after}")
     }
 
     /// Starts replication from a server.

@@ -4,10 +4,13 @@
 //! it and recorded in its directory, so that one that was killed is cleaned up by the next command.
 
 pub mod client;
+pub mod clients;
 pub mod daemon;
 pub mod database;
+pub mod failback;
 pub mod fault;
 pub mod flavour;
+pub mod flipper;
 mod installation;
 mod mounts;
 pub mod netns;
@@ -61,6 +64,10 @@ pub struct Options {
     pub servers: Flavour,
     /// How many of the servers 1 to 4 are started. The configuration names all of them.
     pub servers_count: usize,
+    /// The check account may read the state of replication, and nothing else: no flip, no draining.
+    pub may_only_check: bool,
+    /// MariaDB records transactions and locks, as MySQL does unasked: what a flip looks at under load.
+    pub performance_schema: bool,
 }
 
 impl Options {
@@ -71,6 +78,8 @@ impl Options {
             both_writable: false,
             servers: Flavour::default(),
             servers_count: 4,
+            may_only_check: false,
+            performance_schema: false,
         }
     }
 }
@@ -111,10 +120,18 @@ impl Lab {
         lab.servers.start(
             options.servers,
             options.servers_count,
+            if options.performance_schema {
+                options.servers.fork().performance_schema()
+            } else {
+                &[]
+            },
             options.topology,
             |host| namespace(&options.name, host),
             &dir,
         )?;
+        if !options.may_only_check {
+            lab.servers.grant_flips()?;
+        }
         progress("replication: primary to replica in each pair, primary to primary");
         lab.servers.replicate(options.both_writable)?;
         Ok(lab)
@@ -173,6 +190,11 @@ impl Lab {
 
     pub fn db_mut(&mut self, number: usize) -> &mut Database {
         self.servers.get_mut(number)
+    }
+
+    /// Gives the check account what safe flips need besides. Not at first: with it a check is never turned away.
+    pub fn grant_flips(&self) -> Result<()> {
+        self.servers.grant_flips()
     }
 
     /// Writes a configuration for this lab: the one of `configs/` with the lab's paths in it.

@@ -18,11 +18,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts the first `count` of the four, each in its namespace with its files in `dir`, and makes their accounts.
+    /// Starts the first `count` of the four with some more options, each in its namespace with its files in `dir`, and makes
+    /// their accounts.
     pub(crate) fn start(
         &mut self,
         flavour: Flavour,
         count: usize,
+        options: &[&str],
         topology: Topology,
         namespace: impl Fn(&str) -> Namespace,
         dir: &Path,
@@ -35,6 +37,7 @@ impl Servers {
                 topology.database(number),
                 number,
                 &dir.join(name),
+                options,
             )?);
         }
         for database in &mut self.databases {
@@ -60,6 +63,11 @@ impl Servers {
             self.get(3).set_read_only(false)?;
         }
         Ok(())
+    }
+
+    /// Gives the check account what safe flips need besides, on all of them.
+    pub(crate) fn grant_flips(&self) -> Result<()> {
+        self.databases.iter().try_for_each(Database::grant_flips)
     }
 
     pub(crate) fn get(&self, number: usize) -> &Database {

@@ -24,7 +24,13 @@ use crate::{
     command::run,
     guest,
     lab::{
+        clients::{
+            TABLES,
+            record::Ledger,
+            verify::{Verdict, verify_with},
+        },
         database::{APP_PASSWORD, APP_USER, CHECK_PASSWORD},
+        flavour::Fork,
         topology::{VIP_READ, VIP_WRITE},
     },
 };
@@ -185,6 +191,43 @@ impl Machines {
             thread::sleep(Duration::from_millis(500));
         }
         Ok(())
+    }
+
+    /// Starts clients with a ledger on the client's machine, and waits until they write. Server 1 takes writes.
+    pub fn start_clients(&mut self) -> Result<Running> {
+        let tables = TABLES.replace('\n', " ");
+        self.sql(1, &tables)?;
+        let running = self.client.start("exec pairflip-guest clients")?;
+        self.wait_clients_write()?;
+        Ok(running)
+    }
+
+    /// Waits until clients' writes are acknowledged from now on.
+    pub fn wait_clients_write(&mut self) -> Result<()> {
+        const AT_WORK: u64 = 30;
+        let before = self.commits()?;
+        let what = "clients' writes are acknowledged";
+        self.wait_for(what, Duration::from_secs(90), |machines| {
+            Ok(machines.commits()? >= before + AT_WORK)
+        })?;
+        Ok(())
+    }
+
+    fn commits(&mut self) -> Result<u64> {
+        let text = self.client.try_run(&format!("cat {}", guest::clients::COMMITS))?.stdout;
+        Ok(text.trim().parse().unwrap_or(0))
+    }
+
+    /// Stops the clients, and holds both primaries against what they were told.
+    pub fn verify_clients(&mut self, running: Running) -> Result<(Ledger, Verdict)> {
+        self.client.run(&format!("touch {}", guest::clients::STOP))?;
+        let end = self.client.wait(running)?;
+        ensure!(end.status == 0, "the clients ended with {}: {}", end.status, end.stderr);
+        let ledger = self.client.run(&format!("cat {}", guest::clients::LEDGER))?;
+        let ledger: Ledger = serde_json::from_str(&ledger).context("reading the ledger")?;
+        let ask = |number: usize, query: &str| self.sql(number as u32, &query.replace('\n', " "));
+        let verdict = verify_with(Fork::MariaDb, &ledger, ask)?;
+        Ok((ledger, verdict))
     }
 
     fn prepare_redirector(&mut self) -> Result<()> {

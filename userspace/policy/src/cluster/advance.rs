@@ -13,7 +13,7 @@ use crate::{
     input::{Access, Admin, Failback, PairSpec, RouteSpec},
     moment::Moment,
     output::{EndWhich, Output, Pace, RouteTable},
-    reason::{ChangeReason, EndReason, PersistReason},
+    reason::{ChangeReason, EndReason, PersistReason, RouteReason},
     routing::{self, Answer},
     view::FlipStage,
 };
@@ -39,12 +39,24 @@ impl Cluster {
             });
         }
         // Last, because it must find the routes closed and the flows ended; its steps may call for others.
-        let before = (self.state_goal(), self.flip.is_some());
-        self.advance_failover(now, outputs);
-        if before != (self.state_goal(), self.flip.is_some()) {
-            self.advance_state_file(now, outputs);
-        }
+        self.advance_intentions(now, outputs);
         self.set_paces(outputs);
+    }
+
+    /// Takes the steps of a switchover or a failover, and what follows from them.
+    fn advance_intentions(&mut self, now: Moment, outputs: &mut Outputs) {
+        let goals = |cluster: &Self| {
+            let routes = (cluster.keeps_writes(cluster.active), cluster.waits_for_intent());
+            (cluster.state_goal(), cluster.flip.is_some(), routes)
+        };
+        let before = goals(self);
+        self.advance_switchover(now, outputs);
+        self.advance_failover(now, outputs);
+        if before != goals(self) {
+            self.advance_state_file(now, outputs);
+            self.advance_swap(ChangeReason::CaughtUp, now, outputs);
+        }
+        self.switchover_wake = self.next_switchover_wake(now);
     }
 
     /// Takes down every backend whose failures are enough, and believable.
@@ -139,7 +151,15 @@ impl Cluster {
             // An operator waits: no pause after an earlier failure.
             Some(FlipCause::Operator { request }) => PersistReason::Flip { request },
             Some(FlipCause::Failover) => PersistReason::Failover,
+            Some(FlipCause::Switchover { .. }) => PersistReason::Switchover,
             None if file.retry_at.is_some_and(|at| at > now) => return,
+            None if file
+                .holds
+                .as_ref()
+                .is_some_and(|holds| holds.pair == goal.pair && holds.intent != goal.intent) =>
+            {
+                PersistReason::Intent
+            }
             None if file.holds.as_ref().is_some_and(|holds| holds.pair == goal.pair) => {
                 PersistReason::FailoverMemory
             }
@@ -147,8 +167,8 @@ impl Cluster {
         };
         file.retry_at = None;
         file.under_way = Some(goal.clone());
-        let Written { pair, failover } = goal;
-        outputs.push_back(Output::PersistActive { cluster: self.spec.id, pair, failover, reason });
+        let (cluster, Written { pair, failover, intent }) = (self.spec.id, goal);
+        outputs.push_back(Output::PersistActive { cluster, pair, failover, intent, reason });
     }
 
     /// Returns what the state file should say.
@@ -156,12 +176,13 @@ impl Cluster {
         Written {
             pair: self.flip.as_ref().map_or(self.active, |flip| flip.to),
             failover: self.failover.memory.clone(),
+            intent: self.intent(),
         }
     }
 
     /// Asks for a swap if the kernel's table is not what it should be.
     fn advance_swap(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
-        if self.swap.under_way.is_some() {
+        if self.swap.under_way.is_some() || self.waits_for_intent() {
             return;
         }
         self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
@@ -172,6 +193,7 @@ impl Cluster {
                 let reason = match *cause {
                     FlipCause::Operator { request } => ChangeReason::Flip { request, from, to },
                     FlipCause::Failover => ChangeReason::Failover { from, to },
+                    FlipCause::Switchover { .. } => ChangeReason::Switchover { from, to },
                 };
                 (to, reason)
             }
@@ -209,6 +231,13 @@ impl Cluster {
         outputs.push_back(Output::SwapRoutes { cluster: self.spec.id, table, reason });
     }
 
+    /// Returns whether the kernel forwards as it should by what is known now.
+    pub(super) fn is_table_as_wanted(&self) -> bool {
+        let routes = self.answers(self.active).into_iter().map(|answer| answer.target).collect();
+        let wanted = RouteTable { generation: self.generation, active: self.active, routes };
+        self.table.as_ref().is_some_and(|in_force| in_force.routes_like(&wanted))
+    }
+
     /// Returns where every route goes when this pair is active.
     pub(super) fn answers(&self, pair: PairId) -> Vec<Answer> {
         let presumed = |route: usize| -> &[BackendId] {
@@ -223,11 +252,23 @@ impl Cluster {
             .map(|(index, route)| {
                 let (pair, pairs) = (self.pair(pair), &self.spec.pairs);
                 let answer = routing::answer(route, pair, pairs, &self.backends, presumed(index));
-                self.kept_answer(route, pair)
+                self.paused_answer(route, pair, &answer)
+                    .or_else(|| self.kept_answer(route, pair))
                     .filter(|kept| kept.replaces(&answer))
                     .unwrap_or(answer)
             })
             .collect()
+    }
+
+    /// Returns the answer that keeps writes where they are while a switchover has their primary read-only.
+    fn paused_answer(&self, route: &RouteSpec, pair: &PairSpec, answer: &Answer) -> Option<Answer> {
+        let in_force = self.table.as_ref().filter(|table| table.active == pair.id)?;
+        let target = &in_force.routes[usize::from(route.id.0)];
+        let is_kept = route.access == Access::Write
+            && answer.reason == RouteReason::PrimaryReadOnly
+            && self.keeps_writes(pair.id)
+            && target.backends().eq([pair.primary]);
+        is_kept.then(|| Answer::paused(pair.primary))
     }
 
     /// Returns the answer that keeps reads on the primary, if they are there and may not go back by themselves.

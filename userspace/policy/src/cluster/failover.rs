@@ -68,6 +68,8 @@ pub(super) struct FailoverState {
     is_stale: bool,
     /// What was fenced for a failover that did not take place, and when it is unfenced.
     undo: Option<(BackendId, Moment)>,
+    /// A switchover made it read-only and could not undo that: if this does not take place, it is undone here.
+    pub(super) inherits: Option<BackendId>,
     /// What the log has heard.
     reported: Option<FailoverRefused>,
     returned: BTreeMap<BackendId, Returned>,
@@ -202,7 +204,8 @@ impl Cluster {
 
     /// Takes the steps that are due.
     pub(super) fn advance_failover(&mut self, now: Moment, outputs: &mut Outputs) {
-        if self.spec.failover == Failover::Manual {
+        if self.spec.failover == Failover::Manual || self.is_held_by_switchover() {
+            self.failover.wake_at = None;
             return;
         }
         if self.failover.rest.as_ref().is_some_and(|(_, until)| *until <= now) {
@@ -226,6 +229,15 @@ impl Cluster {
         self.undo_fence(now, outputs);
         self.fence_returned(now, outputs);
         self.failover.wake_at = self.next_failover_step(now);
+    }
+
+    /// Returns whether a switchover is under way from which nothing can take over.
+    fn is_held_by_switchover(&self) -> bool {
+        let active = &self.backends[&self.pair(self.active).primary];
+        let may_take_over = self.is_switchover_stuck()
+            && !self.is_switchover_waiting()
+            && active.is_convicted(self.spec.fall);
+        self.switching_to().is_some() && !may_take_over
     }
 
     /// An old primary that is up again after it had answered its fence: its next death is another one.
@@ -261,6 +273,7 @@ impl Cluster {
 
     /// First the old primary: if it lives after all, nothing else happens.
     fn start_failover(&mut self, to: PairId, now: Moment, outputs: &mut Outputs) {
+        self.give_up_switchover(now, outputs);
         let old = self.pair(self.active).primary;
         self.failover.run = Some(to);
         self.event(EventKind::FailoverStarted { from: self.active, to }, now, outputs);
@@ -324,6 +337,9 @@ impl Cluster {
         {
             self.failover.memory = mem::take(&mut self.failover.before);
         }
+        if let Some(backend) = self.failover.inherits.take() {
+            self.failover.undo = Some((backend, now));
+        }
         let what = EventKind::FailoverCalledOff { from: self.active, to, reason: reason.clone() };
         self.event(what, now, outputs);
         self.failover.reported = Some(reason.clone());
@@ -344,6 +360,7 @@ impl Cluster {
     /// The routes lead to the new pair.
     pub(super) fn failed_over(&mut self, decided: Moment, now: Moment, outputs: &mut Outputs) {
         self.failover.evidence = None;
+        self.failover.inherits = None;
         self.failover.promoting_since = decided;
         self.failover.active_since = None;
         self.failover.unfence_failure_told = false;

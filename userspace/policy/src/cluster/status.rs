@@ -32,7 +32,7 @@ impl Cluster {
             name: self.spec.name.clone(),
             active: self.active,
             generation: self.generation_in_force(),
-            flip: self.flip.as_ref().map(Flip::view),
+            flip: self.switchover_view().or_else(|| self.flip.as_ref().map(Flip::view)),
             failover: self.failover_view(now),
             checks: self.checks,
             pairs: pairs.collect(),

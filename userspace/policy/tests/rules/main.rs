@@ -889,6 +889,7 @@ impl World {
             active: self.state_file.map(|pair| (id, pair)).into_iter().collect(),
             generation: generation.map(|generation| (id, generation)).into_iter().collect(),
             tables: self.kernel.clone().map(|table| (id, table)).into_iter().collect(),
+            intents: BTreeMap::new(),
         };
         self.policy = Policy::new(vec![self.spec.clone()], restored, self.now);
     }
@@ -931,12 +932,13 @@ impl World {
                 }
                 self.policy.handle(Input::Applied { cluster, generation, result }, self.now);
             }
-            Output::PersistActive { cluster, pair, failover, reason } => {
+            Output::PersistActive { cluster, pair, failover, intent, reason } => {
                 let result = match self.writes {
                     Driver::Works => Ok(()),
                     Driver::Fails => Err(PersistError { reason: "disk full".into() }),
                     Driver::Hangs => {
-                        let output = Output::PersistActive { cluster, pair, failover, reason };
+                        let output =
+                            Output::PersistActive { cluster, pair, failover, intent, reason };
                         return self.hanging.push(output);
                     }
                 };
@@ -955,6 +957,9 @@ impl World {
             | Output::ForgetAdmin { .. }
             | Output::Event(_) => {}
             Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
+            Output::Step { .. } | Output::CancelStep { .. } | Output::SwitchoverReply { .. } => {
+                unreachable!("flips are route-only")
+            }
         }
     }
 }
@@ -1036,6 +1041,9 @@ fn text(output: &Output) -> Option<String> {
         Output::Reply { result: Err(refused), .. } => format!("reply {}", refused.name()),
         Output::SetPace { .. } | Output::ForgetAdmin { .. } | Output::Event(_) => return None,
         Output::Fence { .. } | Output::Unfence { .. } => unreachable!("failover is manual"),
+        Output::Step { .. } | Output::CancelStep { .. } | Output::SwitchoverReply { .. } => {
+            unreachable!("flips are route-only")
+        }
     })
 }
 

@@ -15,6 +15,7 @@ mod common;
 mod drains;
 mod judge;
 mod server;
+mod switchover;
 mod world;
 
 use std::{

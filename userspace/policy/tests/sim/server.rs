@@ -93,6 +93,8 @@ pub(crate) struct Told {
     pub(crate) opinion_failures: u32,
     /// How often in a row that it passes.
     pub(crate) opinion_passes: u32,
+    /// When a switchover saw it writable, after it made it so.
+    pub(crate) unfenced_at: Option<Moment>,
 }
 
 impl Server {
@@ -235,7 +237,9 @@ impl Server {
             CheckResult::Failed(_) | CheckResult::Reached => 0,
         };
         if let CheckResult::Answered(facts) = result {
-            told.read_only = Some(facts.read_only);
+            // A check that began before does not know it.
+            let is_late = told.unfenced_at.is_some_and(|at| now.since(at) < spec.timeout);
+            told.read_only = Some(facts.read_only && !is_late);
             told.answered_at = Some((tick, now));
             told.has_answered = true;
             for channel in &facts.replication {

@@ -13,6 +13,7 @@ use crate::{
     action::{Action, Change},
     common::{READS, WRITES, cluster, failed},
     server::{Mode, Opinion, Server},
+    switchover::{Hold, Run},
 };
 
 /// What happened, to tell a busy world from a quiet one.
@@ -21,7 +22,7 @@ pub(crate) struct Seen(BTreeMap<&'static str, u64>);
 
 impl Seen {
     /// What must not be rare.
-    const ALL: [&'static str; 30] = [
+    const ALL: [&'static str; 45] = [
         "flips",
         "refused",
         "undone",
@@ -50,6 +51,21 @@ impl Seen {
         "failed_back_by_cut",
         "failback_off",
         "standby_replicas",
+        "switchovers",
+        "switch_refused",
+        "switch_planned",
+        "switch_fences",
+        "switch_undone",
+        "switch_back",
+        "switch_called_off",
+        "switch_undoing",
+        "switch_trouble",
+        "switch_stuck",
+        "switch_taken_over",
+        "switch_resumed",
+        "switch_resumed_undo",
+        "paused_writes",
+        "steps_cancelled",
         "drains",
         "drains_called_off",
     ];
@@ -104,6 +120,13 @@ pub(crate) struct Site {
     pub(crate) unreachable_at: Option<(BackendId, u64)>,
     /// A server that a failover fenced, which was writable before.
     pub(crate) fenced: BTreeSet<BackendId>,
+    /// What the state file says of a switchover.
+    pub(crate) intent: Option<Intent>,
+    pub(crate) run: Option<Run>,
+    /// The pause, and who is held.
+    pub(crate) hold: Option<Hold>,
+    /// New connections for writes are paused, and write routes stay although their primary is made read-only.
+    pub(crate) keeps_writes: bool,
 }
 
 pub(crate) struct World {
@@ -113,15 +136,15 @@ pub(crate) struct World {
     pub(crate) sites: BTreeMap<ClusterId, Site>,
     pub(crate) servers: BTreeMap<BackendId, Server>,
     /// Pairs of servers between which nothing gets through.
-    cuts: BTreeSet<(BackendId, BackendId)>,
+    pub(crate) cuts: BTreeSet<(BackendId, BackendId)>,
     /// The way from us to every server is gone.
     pub(crate) is_outage: bool,
     /// Questions that the drivers have not answered, per cluster and kind in order.
     pub(crate) pending: VecDeque<Output>,
     /// In percent.
-    failing_drivers: u8,
-    requests: u64,
-    writes: u64,
+    pub(crate) failing_drivers: u8,
+    pub(crate) requests: u64,
+    pub(crate) writes: u64,
     /// Counts what the policy was told.
     pub(crate) tick: u64,
     /// The daemon dies after so many outputs; then these bits say what was done.
@@ -286,6 +309,11 @@ impl World {
                 self.seen.add("outages");
             }
             Action::Flip { cluster, to, drain, force } => self.flip(cluster, to, drain, force),
+            Action::Switch { cluster, to, bits } => self.switch(cluster, to, bits),
+            Action::SwitchThen { cluster, bits, answers, then } => {
+                self.switch_then(self.cluster(cluster), bits, answers, then);
+            }
+            Action::CallOff { cluster } => self.call_off(self.cluster(cluster)),
             Action::Admin { cluster, target, pair, admin, millis, cut, force } => {
                 let cluster = self.cluster(cluster);
                 let target = if pair {
@@ -312,11 +340,11 @@ impl World {
         self.judge_rest();
     }
 
-    fn pass(&mut self, millis: u64) {
+    pub(crate) fn pass(&mut self, millis: u64) {
         self.now = self.now + Duration::from_millis(millis);
     }
 
-    fn round(&mut self, cluster: ClusterId) {
+    pub(crate) fn round(&mut self, cluster: ClusterId) {
         self.replicate(cluster);
         for backend in self.backends(cluster) {
             self.check(backend, 0);
@@ -339,6 +367,7 @@ impl World {
         for (cluster, target) in self.sites.iter().flat_map(admin).collect::<Vec<_>>() {
             self.put_admin(cluster, target, AdminSetting::default(), Drain::Finish);
         }
+        self.settle_switchovers();
         let mut said = Vec::new();
         for _ in 0..6 {
             self.servers.values_mut().for_each(Server::repair);
@@ -347,6 +376,7 @@ impl World {
             for (id, active) in actives.collect::<Vec<_>>() {
                 let primary = self.sites[&id].spec.pairs[usize::from(active.0)].primary;
                 self.server(primary).read_only = false;
+                self.meddle(id);
             }
             for cluster in self.sites.keys().copied().collect::<Vec<_>>() {
                 self.round(cluster);
@@ -388,6 +418,7 @@ impl World {
             assert_eq!(table.routes[usize::from(READS.0)].shares(), replicas);
             let written = site.state_file.as_ref().expect("a state file");
             assert_eq!(*written, (view.active, view.failover.memory.clone()));
+            assert_eq!(site.intent, None, "the state file still has a switchover");
             if let Failover::Auto { .. } = site.spec.failover {
                 assert_eq!(
                     view.failover.memory.out, site.out,
@@ -402,7 +433,7 @@ impl World {
         }
     }
 
-    fn answer_all(&mut self) {
+    pub(crate) fn answer_all(&mut self) {
         while !self.pending.is_empty() {
             self.answer(0, 99, 0);
         }
@@ -503,7 +534,7 @@ impl World {
     }
 
     /// Every server fetches what it can and applies it.
-    fn replicate(&mut self, cluster: ClusterId) {
+    pub(crate) fn replicate(&mut self, cluster: ClusterId) {
         let backends = self.backends(cluster);
         for backend in backends {
             for index in 0..self.servers[&backend].inflows.len() {
@@ -551,12 +582,19 @@ impl World {
         }
     }
 
-    fn write(&mut self, cluster: ClusterId, old_flow: bool) {
+    pub(crate) fn write(&mut self, cluster: ClusterId, old_flow: bool) {
         let site = &self.sites[&cluster];
         let table = site.kernel.as_ref();
         let to = table.and_then(|it| it.routes[usize::from(WRITES.0)].backends().next());
         let old = site.flows.iter().copied().find(|backend| Some(*backend) != to);
         let Some(backend) = (if old_flow { old.or(to) } else { to }) else { return };
+        let is_new = !site.flows.contains(&backend);
+        if let Some(hold) = site.hold.filter(|hold| hold.until > self.now)
+            && (is_new || hold.backend == Some(backend))
+        {
+            self.seen.add("paused_writes");
+            return;
+        }
         self.site(cluster).flows.insert(backend);
         let is_outage = self.is_outage;
         let server = self.server(backend);
@@ -567,9 +605,11 @@ impl World {
         let write = self.writes;
         self.server(backend).log.push(write);
         self.seen.add("writes");
+        self.judge_write(cluster, backend);
         let pair = self.servers[&backend].pair;
+        let site = &self.sites[&cluster];
         assert!(
-            !self.sites[&cluster].out.contains(&pair),
+            !site.out.contains(&pair) || site.asked.contains(&pair),
             "{backend} failed, and a client wrote to it"
         );
     }
@@ -586,7 +626,11 @@ impl World {
             Change::AppliesNothing => server.applies = false,
             Change::StopsIo => server.io_stopped = true,
             Change::StopsSql => server.sql_stopped = true,
-            Change::TogglesReadOnly => server.read_only = !server.read_only,
+            Change::TogglesReadOnly => {
+                server.read_only = !server.read_only;
+                let cluster = server.cluster;
+                self.meddle(cluster);
+            }
             Change::LiesAboutReadOnly => server.lies_read_only = true,
             Change::LiesAboutLag => server.lies_lag = true,
             Change::Condition(opinion) => server.condition = opinion,
@@ -693,7 +737,8 @@ impl World {
 
     fn nonsense(&mut self, kind: u8, cluster: u8) {
         let cluster = ClusterId(cluster.into());
-        let input = match kind % 6 {
+        let id = StepId(u64::MAX);
+        let input = match kind % 8 {
             0 => Input::Checked { backend: BackendId(999), result: failed(Cause::Refused) },
             1 => Input::Applied { cluster, generation: Generation(u32::MAX), result: Ok(()) },
             2 => Input::Fenced {
@@ -701,8 +746,10 @@ impl World {
                 backend: BackendId(998),
                 result: Ok(Fenced { was_read_only: false }),
             },
+            4 => Input::StepDone { cluster, id, result: Ok(StepAnswer::Done) },
+            5 => Input::CallOff { cluster, request: Some(RequestId(u64::MAX)) },
             3 => Input::Unfenced { cluster, backend: BackendId(998), result: Ok(()) },
-            4 => Input::Drained {
+            6 => Input::Drained {
                 cluster,
                 which: EndWhich::Backend(BackendId(998)),
                 result: Drained::default(),
@@ -716,7 +763,7 @@ impl World {
         assert!(has_died || self.known() == before, "nonsense changed something");
     }
 
-    fn time_out(&mut self) {
+    pub(crate) fn time_out(&mut self) {
         if let Some(deadline) = self.policy.deadline() {
             self.now = self.now.max(deadline);
         }
@@ -730,7 +777,7 @@ impl World {
     }
 
     /// Lets a driver finish one thing, or fail at it.
-    fn answer(&mut self, index: u8, luck: u8, late: u8) {
+    pub(crate) fn answer(&mut self, index: u8, luck: u8, late: u8) {
         let index = usize::from(index) % self.pending.len().max(1);
         let Some(output) = self.pending.remove(index) else { return };
         let fails = luck < self.failing_drivers;
@@ -748,10 +795,10 @@ impl World {
                 };
                 self.feed(Input::Applied { cluster, generation, result }, Fed::Driver);
             }
-            Output::PersistActive { cluster, pair, failover, reason } => {
+            Output::PersistActive { cluster, pair, failover, reason: _, intent } => {
                 // A write can also fail after the file was replaced.
                 if !fails || late.is_multiple_of(3) {
-                    self.written(cluster, pair, failover, reason);
+                    self.written(cluster, pair, failover, intent);
                 }
                 let result =
                     if fails { Err(PersistError { reason: "simulated".into() }) } else { Ok(()) };
@@ -801,7 +848,16 @@ impl World {
                 }
                 self.feed(Input::Unfenced { cluster, backend, result }, Fed::Driver);
             }
-            Output::EndFlows { .. }
+            Output::Step { cluster, id, step, .. } => {
+                let result = self.do_step(cluster, &step, fails, late);
+                if result.is_ok() {
+                    self.saw_step(&step);
+                }
+                self.feed(Input::StepDone { cluster, id, result }, Fed::Driver);
+            }
+            Output::CancelStep { .. }
+            | Output::SwitchoverReply { .. }
+            | Output::EndFlows { .. }
             | Output::DrainFlows { .. }
             | Output::StopDrain { .. }
             | Output::Reply { .. }
@@ -812,7 +868,7 @@ impl World {
     }
 
     /// A server is made read-only or writable, as far as it is there.
-    fn fence(
+    pub(crate) fn fence(
         &mut self,
         backend: BackendId,
         read_only: bool,
@@ -861,13 +917,23 @@ impl World {
         cluster: ClusterId,
         pair: PairId,
         failover: FailoverMemory,
-        _reason: PersistReason,
+        intent: Option<Intent>,
     ) {
-        self.site(cluster).state_file = Some((pair, failover));
+        let site = self.site(cluster);
+        if intent.is_none()
+            && failover.out.is_empty()
+            && site.intent.as_ref().is_some_and(|before| before.to == pair)
+        {
+            // An operator made it active, and whatever had failed is known.
+            site.out.clear();
+            site.failed_over_at = None;
+        }
+        site.state_file = Some((pair, failover));
+        site.intent = intent;
     }
 
     /// The daemon dies. What a driver had in hand was done, or was not.
-    fn restart(&mut self, done: u16, is_reboot: bool) {
+    pub(crate) fn restart(&mut self, done: u16, is_reboot: bool) {
         self.dying = None;
         self.deaths += 1;
         self.seen.add("restarts");
@@ -879,8 +945,8 @@ impl World {
                 Output::SwapRoutes { cluster, table, reason } => {
                     self.swapped(cluster, table, reason);
                 }
-                Output::PersistActive { cluster, pair, failover, reason } => {
-                    self.written(cluster, pair, failover, reason);
+                Output::PersistActive { cluster, pair, failover, intent, .. } => {
+                    self.written(cluster, pair, failover, intent);
                 }
                 Output::Fence { backend, .. } => _ = self.fence(backend, true, false, 0),
                 Output::Unfence { backend, reason, .. } => {
@@ -888,7 +954,10 @@ impl World {
                         _ = self.fence(backend, false, false, 0);
                     }
                 }
-                Output::EndFlows { .. }
+                Output::Step { cluster, step, .. } => self.stop_step(cluster, &step, true),
+                Output::CancelStep { .. }
+                | Output::SwitchoverReply { .. }
+                | Output::EndFlows { .. }
                 | Output::DrainFlows { .. }
                 | Output::StopDrain { .. }
                 | Output::Reply { .. }
@@ -903,6 +972,7 @@ impl World {
         for (id, site) in &mut self.sites {
             if is_reboot {
                 site.kernel = None;
+                site.hold = None;
                 site.flows.clear();
             }
             site.generation = site.kernel.as_ref().map_or(Generation(0), |table| table.generation);
@@ -910,6 +980,12 @@ impl World {
             site.cut.clear();
             site.unreachable_at = None;
             site.fenced.clear();
+            site.keeps_writes = false;
+            if let (Some(run), None) = (&mut site.run, &site.intent) {
+                // Nothing was changed so far, or everything is over.
+                run.is_over = true;
+            }
+            restored.intents.extend(site.intent.clone().map(|intent| (*id, intent)));
             site.found = site.kernel.iter().flat_map(targets).collect();
             restored.active.extend(site.state_file.as_ref().map(|(pair, _)| (*id, *pair)));
             let failover = site.state_file.as_ref().map(|(_, failover)| failover.clone());
@@ -976,6 +1052,9 @@ impl World {
                 self.note(format_args!("    -> {output:?}"));
             }
             self.judge(&output, fed);
+            if let Output::CancelStep { cluster, id } = &output {
+                self.cancel(*cluster, *id);
+            }
             if is_question(&output) {
                 let kind = std::mem::discriminant(&output);
                 let twin = self.pending.iter().any(|other| {
@@ -997,6 +1076,35 @@ impl World {
         let mut view = self.policy.view();
         view.clusters.iter_mut().for_each(|cluster| cluster.failover.outlook = Outlook::Manual);
         view
+    }
+
+    /// A driver is told to stop: what it had in hand was done, or was not.
+    fn cancel(&mut self, cluster: ClusterId, id: StepId) {
+        let is_it = |output: &Output| matches!(output, Output::Step { cluster: of, id: it, .. } if (*of, *it) == (cluster, id));
+        let Some(index) = self.pending.iter().position(is_it) else { return };
+        if let Some(Output::Step { step, .. }) = self.pending.remove(index) {
+            self.seen.add("steps_cancelled");
+            let is_done = self.writes.is_multiple_of(2);
+            self.stop_step(cluster, &step, is_done);
+        }
+    }
+
+    /// The daemon is told what a server takes by now.
+    fn saw_step(&mut self, step: &Step) {
+        let now = self.now;
+        match step {
+            Step::Fence { backend } => {
+                let told = &mut self.server(*backend).told;
+                told.read_only = Some(true);
+                told.unfenced_at = None;
+            }
+            Step::Unfence { backend } => {
+                let told = &mut self.server(*backend).told;
+                told.read_only = Some(false);
+                told.unfenced_at = Some(now);
+            }
+            _ => {}
+        }
     }
 
     fn backends(&self, cluster: ClusterId) -> Vec<BackendId> {
@@ -1073,6 +1181,10 @@ impl Site {
             decided_at: None,
             unreachable_at: None,
             fenced: BTreeSet::new(),
+            intent: None,
+            run: None,
+            hold: None,
+            keeps_writes: false,
         }
     }
 }
@@ -1094,8 +1206,11 @@ fn is_question(output: &Output) -> bool {
         Output::SwapRoutes { .. }
         | Output::PersistActive { .. }
         | Output::Fence { .. }
-        | Output::Unfence { .. } => true,
-        Output::EndFlows { .. }
+        | Output::Unfence { .. }
+        | Output::Step { .. } => true,
+        Output::CancelStep { .. }
+        | Output::SwitchoverReply { .. }
+        | Output::EndFlows { .. }
         | Output::DrainFlows { .. }
         | Output::StopDrain { .. }
         | Output::Reply { .. }
@@ -1114,8 +1229,10 @@ pub(crate) fn cluster_of(output: &Output) -> Option<ClusterId> {
         | Output::PersistActive { cluster, .. }
         | Output::Fence { cluster, .. }
         | Output::Unfence { cluster, .. }
+        | Output::Step { cluster, .. }
+        | Output::CancelStep { cluster, .. }
         | Output::ForgetAdmin { cluster, .. } => Some(*cluster),
-        Output::Reply { .. } | Output::SetPace { .. } => None,
+        Output::Reply { .. } | Output::SwitchoverReply { .. } | Output::SetPace { .. } => None,
         Output::Event(event) => event.cluster,
     }
 }

@@ -68,6 +68,8 @@ impl Cluster {
                     && self.judge(now) == (Outlook::Possible { to })
                 {
                     self.flip_over(to, now);
+                } else if let Some(inherited) = self.failover.inherits.take() {
+                    self.failover.undo = Some((inherited, now));
                 }
                 return;
             }

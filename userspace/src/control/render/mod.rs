@@ -2,14 +2,16 @@
 //!
 //! Pure: whether there is colour is the caller's to know. Colour repeats what the words say.
 
+mod flip;
+
 use std::collections::BTreeMap;
 
 use pairflip_common::counter::Counter;
 
+pub use self::flip::{flip, plan, progress};
 use super::protocol::{
-    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, Drain, DrainStatus, Event,
-    FailoverStatus, FlipDone, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus,
-    Status,
+    AdminDone, AdminState, AdminStatus, BackendStatus, ClusterStatus, DrainStatus, Event,
+    FailoverStatus, Flows, HookStatus, OutStatus, PairStatus, Reloaded, RouteStatus, Status,
 };
 
 /// Connections shown of each drain.
@@ -128,28 +130,6 @@ pub fn events(events: &[Event], style: Style) -> String {
     page.text
 }
 
-/// What a flip did.
-pub fn flip(done: &FlipDone, style: Style) -> String {
-    let mut page = Page { text: String::new(), style };
-    let FlipDone { cluster, from, to, generation, drain, warnings } = done;
-    let text = if from == to {
-        format!("cluster {cluster}: {to} is active (generation {generation})")
-    } else {
-        let old_flows = match drain {
-            Drain::Finish => "live on",
-            Drain::Idle => "are ended as they become idle",
-            Drain::Cut => "were ended",
-        };
-        format!(
-            "cluster {cluster}: {from} -> {to} (generation {generation}); new connections go to \
-             {to}, connections on {from} {old_flows}"
-        )
-    };
-    page.line(Tone::Strong, &text);
-    page.warnings(warnings);
-    page.text
-}
-
 /// The text so far.
 struct Page {
     text: String,
@@ -166,6 +146,7 @@ impl Page {
         if let Some(checks) = &cluster.checks {
             self.line(Tone::Bad, &format!("  ! {checks}"));
         }
+        self.flip_under_way(cluster.flip.as_ref());
         self.failover(&cluster.failover);
         for drain in &cluster.drains {
             self.drain(drain);
@@ -661,32 +642,6 @@ cluster main: pair1 is active (generation 7)
         assert_eq!(text(1, 1), "1 flow");
         assert_eq!(text(2, 2), "2 flows");
         assert_eq!(text(0, 2), "0 of 2 flows; more with --limit");
-    }
-
-    #[test]
-    fn a_flip_says_what_became_of_old_and_new_connections() {
-        let mut done = FlipDone {
-            cluster: "main".into(),
-            from: "pair1".into(),
-            to: "pair2".into(),
-            generation: 8,
-            drain: Drain::Cut,
-            warnings: vec![],
-        };
-        let expected = "cluster main: pair1 -> pair2 (generation 8); new connections go to pair2, \
-                        connections on pair1 were ended\n";
-        assert_eq!(flip(&done, Style::Plain), expected);
-
-        done.drain = Drain::Finish;
-        assert!(flip(&done, Style::Plain).ends_with("connections on pair1 live on\n"));
-
-        done.from = "pair2".into();
-        done.warnings = vec!["the pair is active already; nothing was changed".into()];
-        let expected = "\
-cluster main: pair2 is active (generation 8)
-warning: the pair is active already; nothing was changed
-";
-        assert_eq!(flip(&done, Style::Plain), expected);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The controller: one request to the daemon, its answer for a person or as JSON.
 
+mod flip;
+
 use std::{
     env,
     io::{self, IsTerminal as _, Write as _},
@@ -18,23 +20,28 @@ use pairflip::{
     control::{
         client::{ClientError, request},
         protocol::{
-            AdminRequest, AdminState, ApiError, Drain, ErrorBody, Event, Events, FlipRequest,
-            Flows, Reloaded, Status, Unloaded,
+            AdminRequest, AdminState, ApiError, Drain, ErrorBody, Event, Events, Flows, Reloaded,
+            Status, Unloaded,
         },
         render::{self, Style},
-        server::safe_flip_not_supported,
         summary::Summary,
     },
     inspect, runtime,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::flip::Flip;
+
 /// The command failed or was refused.
 const EXIT_FAILED: u8 = 1;
-/// The command line asks for what there is not; clap's own code for bad arguments.
-const EXIT_USAGE: u8 = 2;
 /// No daemon to ask.
 const EXIT_NO_DAEMON: u8 = 3;
+/// A flip was begun and undone.
+const EXIT_UNDONE: u8 = 4;
+/// The same, because its time was up.
+const EXIT_UNDONE_IN_TIME: u8 = 5;
+/// A flip was begun and is neither done nor undone.
+const EXIT_UNFINISHED: u8 = 6;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Erases the display (ECMA-48, 8.3.39).
@@ -45,7 +52,10 @@ Exit codes:
   0  done
   1  failed or refused; the reason and a remedy are on standard error
   2  wrong usage; nothing was asked of the daemon
-  3  no daemon answers on the socket, or it may not be asked";
+  3  no daemon answers on the socket, or it may not be asked
+  4  a flip was begun and undone: everything is as before
+  5  the same, because its deadline was reached
+  6  a flip was begun and is neither done nor undone: look at `pairflip status`";
 
 /// Commands pairflipd, the MySQL failover redirector.
 #[derive(Debug, Parser)]
@@ -75,30 +85,16 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
-    /// Makes another pair active: one atomic change for all routes of the cluster.
+    /// Makes another pair active, without losing an acknowledged write.
     ///
-    /// In this version only with --route-only: new connections go to the other pair at once, and
-    /// no server is touched. To lose no acknowledged write, in this order: make the old primary
-    /// read-only, wait until the new one has caught up, flip, make the new one writable.
+    /// Asks both primaries whether anything speaks against it; waits until the new one has caught up;
+    /// pauses new connections for writes and holds open ones as they become idle; makes the old
+    /// primary read-only; waits until the new one has everything; moves the routes; makes the new one
+    /// writable; ends what is left on the old one. Until the new primary is told to take writes, any
+    /// error, the deadline and Ctrl-C undo everything; after that it is finished, also by a daemon
+    /// that is started again in the middle.
     #[command(visible_alias = "flipactive")]
-    Flip {
-        /// The pair to make active. Not needed where there are two.
-        #[arg(long, value_name = "PAIR")]
-        to: Option<String>,
-        /// The cluster. Not needed where there is one.
-        #[arg(long, value_name = "NAME")]
-        cluster: Option<String>,
-        /// Only move the routes; fencing and catching up are yours.
-        #[arg(long)]
-        route_only: bool,
-        /// What happens to connections on the old pair [default: as configured].
-        #[arg(long)]
-        drain: Option<DrainMode>,
-        /// Waives a precondition; may be repeated. `target_down`: flip although no backend of the
-        /// target is up.
-        #[arg(long, value_name = "WHAT")]
-        force: Vec<String>,
-    },
+    Flip(Flip),
     /// Takes a backend or a pair out of new connections. Open ones live on unless --drain says otherwise.
     Drain(Admin),
     /// As drain, and it is not checked either: for work on the server.
@@ -235,15 +231,7 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             };
             if watch { repeat(once, json).await } else { once().await }
         }
-        Command::Flip { route_only: false, .. } => {
-            Err(Failure { error: safe_flip_not_supported(), code: EXIT_USAGE })
-        }
-        Command::Flip { to, cluster, route_only, drain, force } => {
-            let drain = drain.map(DrainMode::wire);
-            let flip = FlipRequest { cluster, to, route_only, drain, force };
-            let done = request(&socket, Method::POST, "/v1/flip", Some(&flip)).await?;
-            show(&done, json, |done| render::flip(done, style()))
-        }
+        Command::Flip(flip) => flip.run(&socket, json).await,
         Command::Drain(admin) => set_admin(&socket, json, admin.request(AdminState::Drain)).await,
         Command::Maint(admin) => set_admin(&socket, json, admin.request(AdminState::Maint)).await,
         Command::Ready { target, cluster } => {
@@ -437,6 +425,12 @@ fn in_place(text: &str) -> String {
     format!("\x1b[H{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
 }
 
+/// As [`in_place`], over the `before` lines that were printed last, wherever they are.
+fn in_place_lines(text: &str, before: usize) -> String {
+    let up = if before == 0 { String::new() } else { format!("\x1b[{before}A") };
+    format!("{up}{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
+}
+
 /// Whether somebody still reads.
 fn print(text: &str) -> bool {
     let mut stdout = io::stdout();
@@ -501,11 +495,15 @@ fn json_text<T: Serialize>(
     })
 }
 
-/// Colour only where somebody sees it and has not said otherwise (<https://no-color.org>).
 fn style() -> Style {
+    style_of(&io::stdout())
+}
+
+/// Colour only where somebody sees it and has not said otherwise (<https://no-color.org>).
+fn style_of(stream: &impl io::IsTerminal) -> Style {
     let wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && env::var_os("TERM").is_some_and(|term| term != "dumb");
-    if wanted && io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
+    if wanted && stream.is_terminal() { Style::Colour } else { Style::Plain }
 }
 
 fn error_text(error: ApiError, json: bool) -> String {
@@ -531,9 +529,13 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match error {
             ClientError::NotRunning { .. } | ClientError::Connect { .. } => EXIT_NO_DAEMON,
-            ClientError::TimedOut { .. }
-            | ClientError::Broken { .. }
-            | ClientError::Refused { .. } => EXIT_FAILED,
+            ClientError::TimedOut { .. } | ClientError::Broken { .. } => EXIT_FAILED,
+            ClientError::Refused(ref error) => match error.code.as_str() {
+                "flip_undone" => EXIT_UNDONE,
+                "flip_timed_out" => EXIT_UNDONE_IN_TIME,
+                "flip_undoing" | "flip_unfinished" => EXIT_UNFINISHED,
+                _ => EXIT_FAILED,
+            },
         };
         Self { error: error.into_api(), code }
     }
@@ -582,23 +584,23 @@ mod tests {
             let line = format!(
                 "{name} --to pair2 --cluster main --route-only --drain cut --force a --force b"
             );
-            let Command::Flip { to, cluster, route_only, drain, force } =
-                parse(&line).unwrap().command
-            else {
+            let Command::Flip(flip) = parse(&line).unwrap().command else {
                 panic!("{line} is no flip");
             };
-            assert_eq!((to.as_deref(), cluster.as_deref()), (Some("pair2"), Some("main")));
-            assert_eq!((route_only, drain), (true, Some(DrainMode::Cut)));
-            assert_eq!(force, ["a", "b"]);
+            assert_eq!(
+                (flip.to.as_deref(), flip.cluster.as_deref()),
+                (Some("pair2"), Some("main"))
+            );
+            assert_eq!((flip.route_only, flip.drain), (true, Some(DrainMode::Cut)));
+            assert_eq!(flip.force, ["a", "b"]);
         }
     }
 
     #[test]
     fn a_flip_is_the_safe_one_and_drains_as_configured_unless_told() {
-        let Command::Flip { route_only, drain, .. } = parse("flip").unwrap().command else {
-            panic!("no flip");
-        };
-        assert_eq!((route_only, drain), (false, None));
+        let Command::Flip(flip) = parse("flip").unwrap().command else { panic!("no flip") };
+        assert_eq!((flip.route_only, flip.dry_run, flip.wait), (false, false, false));
+        assert_eq!((flip.drain, flip.deadline), (None, None));
     }
 
     #[test]
@@ -633,6 +635,10 @@ mod tests {
             ("flip pair2", ErrorKind::UnknownArgument),
             ("flip --to", ErrorKind::InvalidValue),
             ("flip --route-only=yes", ErrorKind::TooManyValues),
+            ("flip --route-only --dry-run", ErrorKind::ArgumentConflict),
+            ("flip --route-only --deadline 5s", ErrorKind::ArgumentConflict),
+            ("flip --deadline soon", ErrorKind::ValueValidation),
+            ("flip --drain idle", ErrorKind::InvalidValue),
             ("flip --drain never", ErrorKind::InvalidValue),
             ("flip --to a --to b", ErrorKind::ArgumentConflict),
             ("flows --backend db1", ErrorKind::ValueValidation),
@@ -656,7 +662,7 @@ mod tests {
     #[test]
     fn help_names_every_exit_code() {
         let help = Arguments::command().render_help().to_string();
-        for code in [0, EXIT_FAILED, EXIT_USAGE, EXIT_NO_DAEMON] {
+        for code in 0..=EXIT_UNFINISHED {
             assert!(help.contains(&format!("\n  {code}  ")), "{code} is not in\n{help}");
         }
     }

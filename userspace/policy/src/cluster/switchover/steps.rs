@@ -1,0 +1,396 @@
+//! Forward: from the survey to the old primary that replicates from the new one.
+
+use std::time::Duration;
+
+use super::{Cluster, NEARLY, Outputs, Switchover};
+use crate::{
+    backend::replication_fault,
+    flip::{self, Flip, FlipCause},
+    health::Verdict,
+    input::{Drain, Role},
+    moment::Moment,
+    output::{EndWhich, EventKind, FlipDone, FlipRefused, Output},
+    reason::{DrainReason, EndReason, FlipWarning},
+    switchover::{
+        FENCE_TIMEOUT, Intent, IntentStage, Judged, Judgement, LOCAL_TIMEOUT, Question,
+        SESSIONS_TIMEOUT, SURVEY_TIMEOUT, Step, StepAnswer, StepFailure, StepFault, Survey,
+        SwitchoverOutcome, SwitchoverStep, UndoCause, VERIFY_TIMEOUT, judge,
+    },
+    view::FlipStage,
+};
+
+impl Cluster {
+    pub(super) fn survey(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some((from, to)) = self.primaries() else { return };
+        self.send(Step::Survey { from, to }, Some(SURVEY_TIMEOUT), now, outputs);
+    }
+
+    /// Goes on after the answer to what the present step asked for.
+    pub(super) fn step_answered(
+        &mut self,
+        result: Result<StepAnswer, StepFailure>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let Some(running) = &self.switchover else { return };
+        match (running.step, result) {
+            (SwitchoverStep::Survey, Ok(StepAnswer::Surveyed(survey))) => {
+                self.surveyed(&survey, now, outputs);
+            }
+            (SwitchoverStep::Survey, Err(failure)) => {
+                let survey = Survey { from: Err(failure.clone()), to: Err(failure) };
+                self.surveyed(&survey, now, outputs);
+            }
+            (SwitchoverStep::Fence, Ok(StepAnswer::Fenced { was_read_only: true })) => {
+                let text = "somebody else made the old primary read-only meanwhile";
+                self.undo_switchover(UndoCause::Error, text.into(), now, outputs);
+            }
+            (SwitchoverStep::FinalCatchUp, Ok(StepAnswer::CaughtUp { position })) => {
+                self.commit(position, now, outputs);
+            }
+            (SwitchoverStep::Survey | SwitchoverStep::FinalCatchUp, Ok(answer)) => {
+                let text = format!("the answer {answer:?} says nothing; please report this");
+                self.undo_switchover(UndoCause::Error, text, now, outputs);
+            }
+            (SwitchoverStep::Unfence, result) => self.unfence_done(result, now, outputs),
+            (SwitchoverStep::Release, result) => {
+                self.pause_ended(now);
+                let warning = result.err().map(|it| FlipWarning::NotReleased { text: it.text });
+                self.warn(warning);
+                self.enter(SwitchoverStep::EndSessions, now, outputs);
+            }
+            (SwitchoverStep::EndSessions, result) => {
+                let warning = result.err().map(|it| FlipWarning::SessionsLeft { text: it.text });
+                self.warn(warning);
+                self.end_reads(outputs);
+                self.enter(SwitchoverStep::Verify, now, outputs);
+            }
+            (step, Ok(_)) => {
+                if let Some(next) = self.after(step) {
+                    self.enter(next, now, outputs);
+                }
+            }
+            (_, Err(StepFailure { fault, text })) => {
+                let is_near = |(at, _): (Moment, _)| at.since(now) <= NEARLY;
+                let is_over =
+                    fault == StepFault::TimedOut && running.deadline().is_some_and(is_near);
+                let cause = if is_over { UndoCause::Deadline } else { UndoCause::Error };
+                self.undo_switchover(cause, text, now, outputs);
+            }
+        }
+    }
+
+    fn after(&self, step: SwitchoverStep) -> Option<SwitchoverStep> {
+        let is_cut = self.switchover.as_ref().is_some_and(|running| running.drain == Drain::Cut);
+        match step {
+            SwitchoverStep::CatchUp => Some(SwitchoverStep::Pause),
+            // Who is cut off anyway is not waited for.
+            SwitchoverStep::Pause if is_cut => Some(SwitchoverStep::Fence),
+            SwitchoverStep::Pause => Some(SwitchoverStep::Settle),
+            SwitchoverStep::Settle => Some(SwitchoverStep::Fence),
+            SwitchoverStep::Fence => Some(SwitchoverStep::FinalCatchUp),
+            SwitchoverStep::Survey
+            | SwitchoverStep::Prepare
+            | SwitchoverStep::FinalCatchUp
+            | SwitchoverStep::Commit
+            | SwitchoverStep::Unfence
+            | SwitchoverStep::Open
+            | SwitchoverStep::Release
+            | SwitchoverStep::EndSessions
+            | SwitchoverStep::Verify
+            | SwitchoverStep::Finish
+            | SwitchoverStep::Undo
+            | SwitchoverStep::Resume => None,
+        }
+    }
+
+    /// The old primary is dead: what else was asked does not matter any more.
+    pub(super) fn survey_in_vain(&mut self, now: Moment, outputs: &mut Outputs) {
+        self.cancel_pending(outputs);
+        let unreachable =
+            |text: &str| Err(StepFailure { fault: StepFault::Unreachable, text: text.into() });
+        let survey = Survey {
+            from: unreachable("its checks say that it is down"),
+            to: unreachable("it was not waited for"),
+        };
+        self.surveyed(&survey, now, outputs);
+    }
+
+    /// Judges what both primaries said. Nothing was changed so far.
+    fn surveyed(&mut self, survey: &Survey, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &self.switchover else { return };
+        let target = self.pair(running.to);
+        let new = &self.backends[&target.primary];
+        let is_unfit = new.conditions.verdict(Role::Primary) == Verdict::Down
+            || new.conditions.maintenance().is_some();
+        let preflight = judge(&Question {
+            survey,
+            force: &running.force,
+            limits: running.limits,
+            max_lag: self.spec.max_lag,
+            target: flip::objections(target, &self.backends),
+            unfit: is_unfit.then(|| new.reason(&self.spec, self.active).to_string()),
+            since_flip: self.last_flip.map(|at| now.since(at)),
+        });
+        let is_met = preflight.iter().all(|it| match it.judgement {
+            Judgement::Holds | Judgement::Waived => true,
+            Judgement::Fails | Judgement::Unknown => false,
+        });
+        let (request, dry_run) = (running.request, running.dry_run);
+        if dry_run || !is_met {
+            self.switchover = None;
+            let Some(request) = request else { return };
+            if !dry_run {
+                let refused = FlipRefused::Unmet { preflight };
+                return self.refuse_switchover(request, refused, dry_run, now, outputs);
+            }
+            let outcome = SwitchoverOutcome::Planned { preflight };
+            return outputs.push_back(Output::SwitchoverReply { request, outcome });
+        }
+        self.prepare(survey, preflight, now, outputs);
+    }
+
+    /// The state file first, so that a daemon that dies from here on is followed by one that knows.
+    fn prepare(
+        &mut self,
+        survey: &Survey,
+        preflight: Vec<Judged>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let Some(running) = &mut self.switchover else { return };
+        running.warnings = warnings(survey, preflight);
+        let target_was_writable = survey.to.as_ref().is_ok_and(|facts| !facts.read_only);
+        let Switchover { from, to, drain, request, .. } = *running;
+        running.intent =
+            Some(Intent { from, to, stage: IntentStage::Prepared, target_was_writable });
+        // An operator waits: no pause after an earlier failure.
+        self.state_file.retry_at = None;
+        if let Some(request) = request {
+            let what = EventKind::SwitchoverStarted { request, from, to, drain };
+            self.event(what, now, outputs);
+        }
+        self.enter(SwitchoverStep::Prepare, now, outputs);
+    }
+
+    /// Begins what the present step is about.
+    pub(super) fn advance_steps(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &self.switchover else { return };
+        let Some((from, to)) = self.primaries() else { return };
+        match running.step {
+            SwitchoverStep::Prepare if self.is_written() => {
+                self.enter(SwitchoverStep::CatchUp, now, outputs);
+            }
+            SwitchoverStep::Prepare if running.write_failed.is_some() => {
+                self.not_prepared(now, outputs);
+            }
+            // After a restart; else the swap leads on.
+            SwitchoverStep::Commit if self.flip.is_none() && self.is_written() => {
+                self.enter(SwitchoverStep::Unfence, now, outputs);
+            }
+            SwitchoverStep::Commit if self.flip.is_none() && running.write_failed.is_some() => {
+                let text = "nobody takes writes until the state file can be written: make room or fix permissions in state_dir";
+                self.stuck(text.into(), now, outputs);
+            }
+            SwitchoverStep::CatchUp => {
+                self.send(Step::CatchUp { from, to }, None, now, outputs);
+            }
+            SwitchoverStep::Pause => self.pause(now, outputs),
+            SwitchoverStep::Settle => {
+                self.send(Step::Settle { backend: from }, None, now, outputs);
+            }
+            SwitchoverStep::Fence => {
+                if let Some(running) = &mut self.switchover {
+                    running.may_be_fenced = true;
+                }
+                self.send(Step::Fence { backend: from }, Some(FENCE_TIMEOUT), now, outputs);
+            }
+            SwitchoverStep::FinalCatchUp => {
+                self.send(Step::FinalCatchUp { from, to }, None, now, outputs);
+            }
+            SwitchoverStep::Unfence => {
+                self.send(Step::Unfence { backend: to }, Some(FENCE_TIMEOUT), now, outputs);
+            }
+            SwitchoverStep::Open => self.open(now, outputs),
+            SwitchoverStep::Release => {
+                // Who is held sees a plain close in the next step, and finds the new primary.
+                self.send(Step::Release { keep_held: true }, Some(LOCAL_TIMEOUT), now, outputs);
+            }
+            SwitchoverStep::EndSessions => {
+                let step = Step::EndSessions { backend: from };
+                self.send(step, Some(SESSIONS_TIMEOUT), now, outputs);
+            }
+            SwitchoverStep::Verify => self.verify(now, outputs),
+            SwitchoverStep::Finish if self.is_written() || running.write_failed.is_some() => {
+                self.switched_over(now, outputs);
+            }
+            SwitchoverStep::Survey
+            | SwitchoverStep::Prepare
+            | SwitchoverStep::Commit
+            | SwitchoverStep::Finish
+            | SwitchoverStep::Undo
+            | SwitchoverStep::Resume => {}
+        }
+    }
+
+    /// Nothing was changed, and nothing will be: a daemon that dies would leave nobody who knows.
+    fn not_prepared(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(Switchover { request, to, write_failed, .. }) = self.switchover.take() else {
+            return;
+        };
+        let reason = write_failed.unwrap_or_default();
+        if let Some(request) = request {
+            let refused = FlipRefused::NotPersisted { to, reason };
+            self.refuse_switchover(request, refused, false, now, outputs);
+        }
+    }
+
+    /// New connections for writes wait from here on.
+    fn pause(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &mut self.switchover else { return };
+        running.paused_at = Some(now);
+        running.is_paused = true;
+        // The new primary becomes writable, or the old one again, after the last moment to begin with it.
+        let time = running.limits.max_pause + FENCE_TIMEOUT;
+        self.send(Step::Pause { time }, Some(LOCAL_TIMEOUT), now, outputs);
+    }
+
+    /// The new primary has everything: state file, then swap.
+    fn commit(&mut self, position: String, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &mut self.switchover else { return };
+        if let Some(intent) = &mut running.intent {
+            intent.stage = IntentStage::Promoting { position };
+        }
+        let Switchover { request, from, to, drain, .. } = *running;
+        self.flip = Some(Flip {
+            cause: FlipCause::Switchover { request },
+            from,
+            to,
+            drain,
+            stage: FlipStage::Persisting,
+            since: now,
+            warnings: Vec::new(),
+        });
+        self.enter(SwitchoverStep::Commit, now, outputs);
+    }
+
+    /// The routes lead to the new pair, or back to the old one.
+    pub(in crate::cluster) fn switchover_swapped(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &self.switchover else { return };
+        if running.undo.is_none() {
+            self.enter(SwitchoverStep::Unfence, now, outputs);
+        }
+    }
+
+    fn unfence_done(
+        &mut self,
+        result: Result<StepAnswer, StepFailure>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        let Some(running) = &mut self.switchover else { return };
+        match result {
+            Ok(_) => {
+                self.enter(SwitchoverStep::Open, now, outputs);
+            }
+            Err(StepFailure { fault: StepFault::Unknown, text }) => {
+                running.may_be_unfenced = true;
+                self.stuck(unfencing(&text), now, outputs);
+            }
+            Err(StepFailure { text, .. }) if running.may_be_unfenced => {
+                self.stuck(unfencing(&text), now, outputs);
+            }
+            Err(StepFailure { text, .. }) => {
+                self.undo_switchover(UndoCause::Error, text, now, outputs);
+            }
+        }
+    }
+
+    /// Waits until the kernel has the routes that follow from a new primary that takes writes.
+    fn open(&mut self, now: Moment, outputs: &mut Outputs) {
+        if self.swap.under_way.is_none() && self.is_table_as_wanted() {
+            // The end of the pause comes first, or a SYN waits a second for its next try.
+            self.enter(SwitchoverStep::Release, now, outputs);
+        }
+    }
+
+    /// Drains what is left of the old pair's flows: those to its replicas.
+    fn end_reads(&mut self, outputs: &mut Outputs) {
+        let Some(running) = &self.switchover else { return };
+        let (which, drain) = (EndWhich::Pair(running.from), running.drain);
+        let why = (DrainReason::Flip, EndReason::SwitchoverCut);
+        self.drain(which, drain, self.spec.drain_deadline, why, outputs);
+    }
+
+    /// Waits for a check that sees the old primary replicate.
+    fn verify(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &self.switchover else { return };
+        let old = &self.backends[&self.pair(running.from).primary];
+        let is_fresh = old.answered_at.is_some_and(|at| at > running.since);
+        let replicates = |facts| replication_fault(facts, Duration::MAX).is_none();
+        let is_seen = is_fresh && old.facts.as_ref().is_some_and(replicates);
+        if !is_seen && now < running.verified_by() {
+            return;
+        }
+        self.warn((!is_seen).then_some(FlipWarning::OldNotReplicating));
+        if let Some(running) = &mut self.switchover {
+            running.intent = None;
+        }
+        self.acknowledge_failover(now);
+        self.enter(SwitchoverStep::Finish, now, outputs);
+    }
+
+    fn switched_over(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = self.switchover.take() else { return };
+        let Switchover { from, to, drain, paused, warnings, .. } = running;
+        self.last_flip = Some(now);
+        let generation = self.generation_in_force();
+        let done = FlipDone { from, to, generation, drain, warnings };
+        let took = now.since(running.started);
+        let what = EventKind::SwitchoverDone { done: done.clone(), paused, took };
+        self.event(what, now, outputs);
+        if let Some(request) = running.request {
+            let outcome = SwitchoverOutcome::Done { done, paused, took };
+            outputs.push_back(Output::SwitchoverReply { request, outcome });
+        }
+    }
+
+    fn pause_ended(&mut self, now: Moment) {
+        if let Some(running) = &mut self.switchover {
+            running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
+        }
+    }
+
+    fn warn(&mut self, warning: Option<FlipWarning>) {
+        if let Some(running) = &mut self.switchover {
+            running.warnings.extend(warning);
+        }
+    }
+}
+
+impl Switchover {
+    pub(super) fn verified_by(&self) -> Moment {
+        self.since + VERIFY_TIMEOUT
+    }
+}
+
+fn unfencing(text: &str) -> String {
+    format!(
+        "nobody takes writes until the new primary is writable: {text}; it is tried again every second; it may also be made writable by hand"
+    )
+}
+
+/// Returns what the operator should know although nothing stands against the switchover.
+fn warnings(survey: &Survey, preflight: Vec<Judged>) -> Vec<FlipWarning> {
+    let waived = preflight.into_iter().filter(|it| it.judgement == Judgement::Waived);
+    let mut warnings: Vec<_> = waived
+        .map(|Judged { precondition, text, .. }| FlipWarning::Waived { precondition, text })
+        .collect();
+    if let Ok(old) = &survey.from {
+        if !old.privileged.is_empty() {
+            warnings.push(FlipWarning::Privileged { who: old.privileged.join(", ") });
+        }
+        warnings.extend(old.blind.clone().map(|text| FlipWarning::Blind { text }));
+    }
+    warnings
+}

@@ -1,0 +1,471 @@
+//! Flips between request and answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use pairflip_policy::{
+    BackendId, ClusterId, Drain, FlipRefused, Input, Judged, Judgement, Limits, PairId,
+    Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, UndoCause,
+};
+use tokio::sync::oneshot;
+
+use super::{Runtime, failover::pair_name, ids::drain, status};
+use crate::{
+    config,
+    control::protocol::{
+        self, ApiError, CallOffRequest, CalledOff, FlipDone, FlipPlan, FlipRequest, FlipsRunning,
+        PlannedStatement, PlannedStep, PreconditionStatus,
+    },
+    primary::{self, Speaker},
+};
+
+/// Who waits for the answer.
+pub(super) enum FlipReply {
+    Done(oneshot::Sender<Result<FlipDone, ApiError>>),
+    /// Nothing is to be changed.
+    Plan(oneshot::Sender<Result<FlipPlan, ApiError>>),
+}
+
+impl FlipReply {
+    /// The operator may have gone; what was done stands, and `status` shows it.
+    fn refuse(self, error: ApiError) {
+        match self {
+            Self::Done(reply) => _ = reply.send(Err(error)),
+            Self::Plan(reply) => _ = reply.send(Err(error)),
+        }
+    }
+}
+
+/// What an operator asked for, by number.
+#[derive(Clone)]
+struct Asked {
+    cluster: ClusterId,
+    to: Option<PairId>,
+    drain: Option<Drain>,
+    force: BTreeSet<Precondition>,
+    /// `None`: only the routes are moved.
+    limits: Option<Limits>,
+}
+
+/// A flip that waits for fresh check results.
+struct WaitingFlip {
+    asked: Asked,
+    dry_run: bool,
+    /// Backends that have not reported since the request.
+    outstanding: BTreeSet<BackendId>,
+    deadline: Instant,
+}
+
+/// Flips between request and reply.
+#[derive(Default)]
+pub(super) struct PendingFlips {
+    next: u64,
+    waiting: BTreeMap<RequestId, WaitingFlip>,
+    replies: BTreeMap<RequestId, (Asked, FlipReply)>,
+}
+
+impl PendingFlips {
+    pub(super) fn checked(&mut self, backend: BackendId) {
+        for flip in self.waiting.values_mut() {
+            flip.outstanding.remove(&backend);
+        }
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.values().map(|flip| flip.deadline).min()
+    }
+
+    fn take_due(&mut self) -> Vec<(RequestId, WaitingFlip)> {
+        let now = Instant::now();
+        self.waiting
+            .extract_if(.., |_, flip| flip.outstanding.is_empty() || flip.deadline <= now)
+            .collect()
+    }
+}
+
+impl Runtime {
+    /// Takes a flip in: names become ids, and the backends are asked how they are right now.
+    pub(super) fn flip(&mut self, flip: &FlipRequest, reply: FlipReply) {
+        let asked = match self.resolve(flip) {
+            Ok(asked) => asked,
+            Err(error) => return reply.refuse(error),
+        };
+        if self.flips.waiting.values().any(|waiting| waiting.asked.cluster == asked.cluster) {
+            // "The other pair" must not be looked up twice for what may be one operator's two tries.
+            return reply.refuse(ApiError::new(
+                "flip_running",
+                "a flip of this cluster is waiting for fresh check results",
+                "wait for it, then look at `pairflip status`",
+            ));
+        }
+        self.flips.next += 1;
+        let request = RequestId(self.flips.next);
+        let configured = &self.config.clusters[usize::from(asked.cluster.0)];
+        let is_checked = |backend: &BackendId| {
+            self.pacers.get(backend).is_some_and(|pacer| pacer.pace.borrow().is_some())
+        };
+        let outstanding: BTreeSet<BackendId> = configured
+            .backends()
+            .filter_map(|address| self.ids.backend(address))
+            .filter(is_checked)
+            .collect();
+        for backend in &outstanding {
+            if let Some(pacer) = self.pacers.get(backend) {
+                pacer.kick.notify_one();
+            }
+        }
+        let deadline = Instant::now() + configured.check.timeout;
+        let dry_run = matches!(reply, FlipReply::Plan(_));
+        let waiting = WaitingFlip { asked: asked.clone(), dry_run, outstanding, deadline };
+        self.flips.waiting.insert(request, waiting);
+        self.flips.replies.insert(request, (asked, reply));
+    }
+
+    fn resolve(&self, flip: &FlipRequest) -> Result<Asked, ApiError> {
+        let cluster = self.named_cluster(flip.cluster.as_deref())?;
+        let configured = &self.config.clusters[cluster];
+        let to = flip.to.as_ref().map(|name| pair_by_name(configured, name)).transpose()?;
+        let force = flip.force.iter().map(|name| precondition(name)).collect::<Result<_, _>>()?;
+        let drain = flip.drain.map(|drain| match drain {
+            protocol::Drain::Finish => Drain::Finish,
+            protocol::Drain::Idle => Drain::Idle,
+            protocol::Drain::Cut => Drain::Cut,
+        });
+        let limits = if flip.route_only { None } else { Some(limits(configured, flip)?) };
+        Ok(Asked { cluster: ClusterId(cluster as u16), to, drain, force, limits })
+    }
+
+    /// Hands those flips to the policy whose checks are in, or late.
+    pub(super) fn start_due_flips(&mut self) {
+        for (request, flip) in self.flips.take_due() {
+            let Asked { cluster, to, drain, force, limits } = flip.asked;
+            self.feed(match limits {
+                None => Input::Flip { cluster, request, to, drain, force },
+                Some(limits) => {
+                    let dry_run = flip.dry_run;
+                    Input::Switchover { cluster, request, to, drain, force, limits, dry_run }
+                }
+            });
+        }
+    }
+
+    /// The policy's answer to a flip of the routes alone.
+    pub(super) fn reply(
+        &mut self,
+        request: RequestId,
+        result: Result<pairflip_policy::FlipDone, FlipRefused>,
+    ) {
+        let Some((asked, reply)) = self.take_reply(request) else { return };
+        let configured = &self.config.clusters[usize::from(asked.cluster.0)];
+        match (result, reply) {
+            (Ok(done), FlipReply::Done(reply)) => _ = reply.send(Ok(flip_done(configured, &done))),
+            (Ok(_), FlipReply::Plan(_)) => {}
+            (Err(refused), reply) => reply.refuse(refusal(configured, &refused)),
+        }
+    }
+
+    /// The policy's answer to a flip that loses no write.
+    pub(super) fn switchover_reply(&mut self, request: RequestId, outcome: SwitchoverOutcome) {
+        let Some((asked, reply)) = self.take_reply(request) else { return };
+        let configured = &self.config.clusters[usize::from(asked.cluster.0)];
+        match (outcome, reply) {
+            (SwitchoverOutcome::Done { done, paused, took }, FlipReply::Done(reply)) => {
+                let mut answer = flip_done(configured, &done);
+                answer.paused_ms = Some(paused.as_millis() as u64);
+                answer.took_ms = Some(took.as_millis() as u64);
+                _ = reply.send(Ok(answer));
+            }
+            (SwitchoverOutcome::Planned { preflight }, FlipReply::Plan(reply)) => {
+                _ = reply.send(Ok(self.plan(&asked, &preflight)));
+            }
+            (SwitchoverOutcome::Done { .. }, FlipReply::Plan(reply)) => {
+                // It is active already.
+                _ = reply.send(Ok(self.plan(&asked, &[])));
+            }
+            (outcome, reply) => reply.refuse(unfinished(configured, outcome)),
+        }
+    }
+
+    fn take_reply(&mut self, request: RequestId) -> Option<(Asked, FlipReply)> {
+        let pending = self.flips.replies.remove(&request);
+        if pending.is_none() {
+            tracing::error!(%request, "a flip was answered that nobody asked for; please report this");
+        }
+        pending
+    }
+
+    fn plan(&self, asked: &Asked, preflight: &[Judged]) -> FlipPlan {
+        let configured = &self.config.clusters[usize::from(asked.cluster.0)];
+        let view = self.policy.view();
+        let view = view.clusters.iter().find(|view| view.id == asked.cluster);
+        let from = view.map_or(PairId(0), |view| view.active);
+        let others = (0..configured.pairs.len() as u16).map(PairId).find(|pair| *pair != from);
+        let to = asked.to.or(others).unwrap_or(from);
+        let speaker = |pair: PairId| {
+            let address = configured.pairs[usize::from(pair.0)].primary;
+            let pair = view.and_then(|view| view.pairs.iter().find(|it| it.id == pair));
+            let facts = pair.and_then(|pair| pair.backends.first()?.facts.as_ref());
+            Speaker::new(address, facts.map_or("", |facts| facts.version.as_str()))
+        };
+        let drain = asked.drain.unwrap_or_else(|| drain(configured));
+        let (from_speaker, to_speaker) = (speaker(from), speaker(to));
+        let steps = planned_steps(drain).map(|step| PlannedStep {
+            name: step.name().to_owned(),
+            text: step.to_string(),
+            statements: primary::statements(step, from_speaker, to_speaker)
+                .into_iter()
+                .map(|(server, sql)| PlannedStatement { server: server.to_string(), sql })
+                .collect(),
+        });
+        let limits = asked.limits.unwrap_or_else(|| configured_limits(configured));
+        let is_met = |it: &Judged| matches!(it.judgement, Judgement::Holds | Judgement::Waived);
+        FlipPlan {
+            cluster: configured.name.clone(),
+            from: pair_name(configured, from),
+            to: pair_name(configured, to),
+            drain: wire_drain(drain),
+            possible: preflight.iter().all(is_met),
+            deadline_ms: limits.deadline.as_millis() as u64,
+            max_pause_ms: limits.max_pause.as_millis() as u64,
+            preconditions: preflight.iter().map(|it| precondition_status(configured, it)).collect(),
+            steps: if from == to { Vec::new() } else { steps.collect() },
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn flips_running(&self) -> FlipsRunning {
+        let view = self.policy.view();
+        let flips = view.clusters.iter().filter_map(|cluster| self.flip_status(cluster));
+        FlipsRunning { flips: flips.collect() }
+    }
+
+    /// Calls a flip off. What comes of it is in the answer to its own request.
+    pub(super) fn call_off(&mut self, call_off: &CallOffRequest) -> Result<CalledOff, ApiError> {
+        let index = self.named_cluster(call_off.cluster.as_deref())?;
+        let cluster = ClusterId(index as u16);
+        let name = self.config.clusters[index].name.clone();
+        // One that waits for check results has done nothing.
+        let waiting = self.flips.waiting.extract_if(.., |_, flip| flip.asked.cluster == cluster);
+        let waiting: Vec<RequestId> = waiting.map(|(request, _)| request).collect();
+        for request in &waiting {
+            if let Some((_, reply)) = self.take_reply(*request) {
+                reply.refuse(ApiError::new(
+                    "flip_undone",
+                    "the flip was called off before it began; nothing was changed",
+                    "",
+                ));
+            }
+        }
+        if !waiting.is_empty() {
+            return Ok(CalledOff { cluster: name });
+        }
+        let view = self.policy.view();
+        let flip = view.clusters.iter().find(|it| it.id == cluster).and_then(|it| it.flip.as_ref());
+        match flip.and_then(|flip| flip.switchover.as_ref()) {
+            None => Err(ApiError::new(
+                "no_flip",
+                format!("no flip of cluster {name} is under way that could be called off"),
+                "see `pairflip status`",
+            )),
+            Some(switchover) if !switchover.can_be_called_off => Err(ApiError::new(
+                "too_late",
+                format!(
+                    "the flip of cluster {name} cannot be called off: it is at {}",
+                    switchover.step
+                ),
+                "wait for its end; to go back, flip again",
+            )),
+            Some(_) => {
+                self.feed(Input::CallOff { cluster, request: None });
+                Ok(CalledOff { cluster: name })
+            }
+        }
+    }
+}
+
+fn pair_by_name(cluster: &config::Cluster, name: &str) -> Result<PairId, ApiError> {
+    let index = cluster.pairs.iter().position(|pair| pair.name == *name).ok_or_else(|| {
+        let names: Vec<&str> = cluster.pairs.iter().map(|pair| pair.name.as_str()).collect();
+        ApiError::new(
+            "unknown_pair",
+            format!("cluster {:?} has no pair {name:?}", cluster.name),
+            format!("pairs are {}", names.join(", ")),
+        )
+    })?;
+    Ok(PairId(index as u16))
+}
+
+fn precondition(name: &str) -> Result<Precondition, ApiError> {
+    Precondition::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Precondition::waivable().map(Precondition::name).collect();
+        ApiError::new(
+            "unknown_precondition",
+            format!("{name:?} is not a precondition that can be waived"),
+            format!("--force takes {}", known.join(", ")),
+        )
+    })
+}
+
+fn configured_limits(cluster: &config::Cluster) -> Limits {
+    Limits { deadline: cluster.flip.deadline, max_pause: cluster.flip.max_pause }
+}
+
+fn limits(cluster: &config::Cluster, flip: &FlipRequest) -> Result<Limits, ApiError> {
+    if cluster.check.login.is_none() {
+        return Err(ApiError::new(
+            "no_login",
+            format!(
+                "cluster {:?} has no login (mysql = false), so its primaries cannot be fenced",
+                cluster.name
+            ),
+            "give [cluster.check] an account, or make the old primary read-only by other means and flip with --route-only",
+        ));
+    }
+    let mut limits = configured_limits(cluster);
+    if let Some(ms) = flip.deadline_ms {
+        let range = config::FLIP_DEADLINE_RANGE;
+        limits.deadline = Duration::from_millis(ms);
+        if !range.contains(&limits.deadline) {
+            return Err(ApiError::new(
+                "bad_body",
+                format!("deadline_ms is {ms}"),
+                format!("take {} to {}", range.start().as_millis(), range.end().as_millis()),
+            ));
+        }
+    }
+    Ok(limits)
+}
+
+/// The steps of a flip that succeeds, in order.
+fn planned_steps(drain: Drain) -> impl Iterator<Item = SwitchoverStep> {
+    SwitchoverStep::ALL.into_iter().filter(move |step| match step {
+        SwitchoverStep::Undo | SwitchoverStep::Resume => false,
+        SwitchoverStep::Settle => drain != Drain::Cut,
+        SwitchoverStep::Survey
+        | SwitchoverStep::Prepare
+        | SwitchoverStep::CatchUp
+        | SwitchoverStep::Pause
+        | SwitchoverStep::Fence
+        | SwitchoverStep::FinalCatchUp
+        | SwitchoverStep::Commit
+        | SwitchoverStep::Unfence
+        | SwitchoverStep::Open
+        | SwitchoverStep::Release
+        | SwitchoverStep::EndSessions
+        | SwitchoverStep::Verify
+        | SwitchoverStep::Finish => true,
+    })
+}
+
+fn precondition_status(cluster: &config::Cluster, judged: &Judged) -> PreconditionStatus {
+    PreconditionStatus {
+        name: judged.precondition.name().to_owned(),
+        rule: judged.precondition.rule().to_owned(),
+        result: judged.judgement.name().to_owned(),
+        text: status::name_pairs(cluster, &judged.text),
+        can_be_waived: judged.precondition.can_be_waived(),
+    }
+}
+
+fn flip_done(cluster: &config::Cluster, done: &pairflip_policy::FlipDone) -> FlipDone {
+    FlipDone {
+        cluster: cluster.name.clone(),
+        from: pair_name(cluster, done.from),
+        to: pair_name(cluster, done.to),
+        generation: done.generation.0,
+        drain: wire_drain(done.drain),
+        paused_ms: None,
+        took_ms: None,
+        warnings: done
+            .warnings
+            .iter()
+            .map(|warning| status::name_pairs(cluster, &warning.to_string()))
+            .collect(),
+    }
+}
+
+const fn wire_drain(drain: Drain) -> protocol::Drain {
+    match drain {
+        Drain::Finish => protocol::Drain::Finish,
+        Drain::Idle => protocol::Drain::Idle,
+        Drain::Cut => protocol::Drain::Cut,
+    }
+}
+
+fn refusal(cluster: &config::Cluster, refused: &FlipRefused) -> ApiError {
+    ApiError::new(
+        refused.name(),
+        status::name_pairs(cluster, &refused.to_string()),
+        remedy(refused),
+    )
+}
+
+/// Why a flip that loses no write is not done.
+fn unfinished(cluster: &config::Cluster, outcome: SwitchoverOutcome) -> ApiError {
+    let named = |text: &str| status::name_pairs(cluster, text);
+    match outcome {
+        SwitchoverOutcome::Refused(refused) => refusal(cluster, &refused),
+        SwitchoverOutcome::Undone(undone) => {
+            let (code, remedy) = match undone.cause {
+                UndoCause::Deadline => (
+                    "flip_timed_out",
+                    "end what it waited for, or give it more time (--deadline, [cluster.flip] max_pause), or --drain cut, which does not wait for open transactions; then flip again",
+                ),
+                UndoCause::CalledOff => ("flip_undone", ""),
+                UndoCause::Error | UndoCause::Restarted => {
+                    ("flip_undone", "put right what it names, then flip again")
+                }
+            };
+            let text = format!("undone, everything is as before: {}", named(&undone.to_string()));
+            ApiError::new(code, text, remedy)
+        }
+        SwitchoverOutcome::Undoing { undone, text } => ApiError::new(
+            "flip_undoing",
+            format!(
+                "nobody takes writes: the flip failed ({}) and the old primary could not be made writable again: {}",
+                named(&undone.to_string()),
+                named(&text)
+            ),
+            "the daemon goes on trying; repair the old primary, or make the other pair active with --route-only after you made its primary writable",
+        ),
+        SwitchoverOutcome::Trouble { step, text } => ApiError::new(
+            "flip_unfinished",
+            format!(
+                "the flip is past the point of no return and not finished; {step}: {}",
+                named(&text)
+            ),
+            "the daemon goes on trying; look at `pairflip status` and `pairflip events`",
+        ),
+        SwitchoverOutcome::Planned { .. } | SwitchoverOutcome::Done { .. } => {
+            ApiError::new("broken", "this answer is to another question; please report this", "")
+        }
+    }
+}
+
+fn remedy(refused: &FlipRefused) -> &'static str {
+    match refused {
+        FlipRefused::UnknownCluster { .. } | FlipRefused::UnknownPair { .. } => {
+            "see `pairflip status` for the names"
+        }
+        FlipRefused::Ambiguous { .. } => "name the pair with --to",
+        FlipRefused::NoOtherPair => "add a pair to the configuration",
+        FlipRefused::FlipRunning { .. } | FlipRefused::FailoverRunning => {
+            "wait for it, then look at `pairflip status`"
+        }
+        FlipRefused::TargetDown { .. } => {
+            "bring a backend of the pair up, or flip all the same with --force target_down: its routes refuse until a check passes"
+        }
+        FlipRefused::TargetTakenOut { .. } => {
+            "`pairflip ready` it first, or flip all the same with --force target_taken_out: its write routes refuse until it is ready"
+        }
+        FlipRefused::Unmet { .. } => {
+            "put right what does not hold, or name it with --force where that can be waived"
+        }
+        FlipRefused::NotPersisted { .. } => {
+            "make room or fix permissions in state_dir; nothing was changed"
+        }
+        FlipRefused::NotApplied { .. } => "look at the daemon's log; the old routes are in force",
+    }
+}

@@ -1,0 +1,81 @@
+//! A safe flip, and in the middle of it the redirector loses its power: when it is back, one primary takes writes and nothing
+//! that was acknowledged is lost.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    scenario::{LAB_NEEDS, Notes, Scenario, Story, Suite},
+    vm::machines::{Attach, Machines},
+};
+
+pub(crate) static SCENARIO: Scenario = Scenario {
+    about: "the redirector's power cut in the middle of a safe flip, with clients that write",
+    suite: Suite::All,
+    needs: LAB_NEEDS,
+    limit: Duration::from_secs(1500),
+    story: Story::Machines(story),
+};
+
+/// How long after the command the power is cut; besides, once while the flip waits for a transaction.
+const CUTS_MS: [u64; 3] = [150, 600, 1500];
+/// Longest wait until a flip that was cut short is finished or undone.
+const SETTLED_LIMIT: Duration = Duration::from_secs(120);
+
+fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
+    machines.start_databases()?;
+    machines.sql(3, "SET GLOBAL read_only=1")?;
+    machines.start_daemon(Attach::Auto)?;
+    let clients = machines.start_clients()?;
+
+    // A transaction that the flip waits for, with writes paused and idle connections held.
+    let open = "BEGIN; INSERT INTO app.ledger (writer, sequence) VALUES (-1, 1); SELECT SLEEP(20); ROLLBACK";
+    let open = crate::vm::machines::client_line("10.77.0.100", open);
+    machines.client.start(&open)?;
+    thread::sleep(Duration::from_secs(1));
+    cut(machines, Duration::from_secs(2), notes, "while it waited for a transaction")?;
+
+    for ms in CUTS_MS {
+        cut(machines, Duration::from_millis(ms), notes, &format!("{ms} ms after the command"))?;
+    }
+
+    let (ledger, verdict) = machines.verify_clients(clients)?;
+    ensure!(verdict.problems().is_empty(), "{}", verdict.problems().join("; "));
+    notes.add(format!("{} acknowledged writes, none lost", ledger.acknowledged.len()));
+    Ok(())
+}
+
+/// Flips, cuts the power after a while, and waits until clients write again.
+fn cut(machines: &mut Machines, after: Duration, notes: &mut Notes, when: &str) -> Result<()> {
+    let active = active(machines)?;
+    machines.redirector.start("exec sleep 1")?;
+    thread::sleep(after);
+    let step = machines.status()?["clusters"][0]["flip"]["steps"]
+        .as_array()
+        .and_then(|steps| steps.last())
+        .and_then(|step| step["name"].as_str())
+        .unwrap_or("done")
+        .to_owned();
+    machines.power_cycle_redirector()?;
+    machines.start_daemon(Attach::Auto)?;
+    machines.wait_for("the flip is finished or undone", SETTLED_LIMIT, |machines| {
+        Ok(machines.status()?["clusters"][0]["flip"].is_null())
+    })?;
+    let writable = (1..=3).step_by(2).map(|number| machines.sql(number, "SELECT @@read_only"));
+    let writable = writable.collect::<Result<Vec<_>>>()?;
+    ensure!(
+        writable.iter().filter(|it| it.trim() == "0").count() == 1,
+        "power cut {when} ({step}): read_only of the primaries is {writable:?}"
+    );
+    let now = self::active(machines)?;
+    machines.wait_clients_write().with_context(|| format!("power cut {when} ({step})"))?;
+    let outcome = if now == active { "undone" } else { "done" };
+    notes.add(format!("power cut {when}, step {step}: {outcome}"));
+    Ok(())
+}
+
+fn active(machines: &mut Machines) -> Result<String> {
+    let status = machines.status()?;
+    Ok(status["clusters"][0]["active_pair"].as_str().context("no pair is active")?.to_owned())
+}
