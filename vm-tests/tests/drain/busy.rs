@@ -28,7 +28,7 @@ enum Stage {
 
 const CLIENTS: u64 = 24;
 /// Time for all of the reads to be back, of which the deadline cuts nobody.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What all clients of a round write down.
 #[derive(Default)]
@@ -49,7 +49,10 @@ fn reads_of_busy_pools_return_to_the_replica_and_nobody_sees_an_error() {
         lab.db(1)
             .sql("CREATE TABLE app.t (a INT PRIMARY KEY); INSERT INTO app.t VALUES (1)")
             .unwrap();
-        for forwarding in Forwarding::ALL {
+        // What it is forwarded by makes no difference to the server.
+        let ways =
+            if flavour == Flavour::MySql97 { &[Forwarding::Snat][..] } else { &Forwarding::ALL };
+        for forwarding in ways.iter().copied() {
             prepare(&lab, forwarding);
             lab.db(2).sql("STOP REPLICA").unwrap();
             let mut daemon = start(&lab, |config| {
