@@ -66,7 +66,8 @@ fn at_the_deadline_the_rest_is_cut_and_what_is_ready_again_is_left_alone() {
         busy.run("BEGIN").unwrap();
         let begun = Instant::now();
         drain(&lab, &daemon, 1, &["--drain", "idle", "--deadline", "3s"]);
-        wait_for("the idle one is ended", SOON, || !lives(&mut idle));
+        wait_for("the idle one is ended", SOON, || drains(&daemon)[0]["ended"] == 1);
+        assert!(!lives(&mut idle));
         let page = daemon.ctl(&["status"]).unwrap();
         let line = format!("draining {} (drain, idle): 1 ended, 1 left", address(&lab, 1));
         assert!(page.contains(&line) && page.contains("the rest is cut in"), "{page}");
