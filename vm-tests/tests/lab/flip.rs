@@ -238,11 +238,11 @@ fn ctrl_c_and_the_daemons_end_undo_a_flip_that_waits() {
     let client = lab.ns("client1").spawn(move || {
         let client = Client::new(VIP_WRITE).unwrap();
         let mut session = client.connect().unwrap();
-        session.execute("BEGIN").unwrap();
-        session.execute("UPDATE app.t SET n = n + 1").unwrap();
+        session.run("BEGIN").unwrap();
+        session.run("UPDATE app.t SET n = n + 1").unwrap();
         ready.send(()).unwrap();
         _ = closed.recv();
-        session.execute("COMMIT")
+        session.run("COMMIT")
     });
     let client = client.unwrap();
     opened.recv().unwrap();
