@@ -48,6 +48,9 @@ pub(super) struct Pace {
     rest: (Duration, Duration),
     /// What was seen is looked at again after this time even if no packet moved: a look may have met the last steps of a statement.
     again: Duration,
+    /// Where a server shows transactions in part only, wait until a session was silent for so long that it is in none. Otherwise what is shown is
+    /// believed: a transaction that has touched nothing so far may be taken for none.
+    pub(super) waits_for_silence: bool,
 }
 
 impl Pace {
@@ -59,6 +62,7 @@ impl Pace {
             deadline,
             rest: (Duration::from_millis(100), Duration::from_secs(2)),
             again: Duration::from_secs(1),
+            waits_for_silence: true,
         }
     }
 
@@ -69,6 +73,7 @@ impl Pace {
             deadline: Some(deadline),
             rest: (Duration::ZERO, Duration::ZERO),
             again: Duration::from_millis(100),
+            waits_for_silence: false,
         }
     }
 

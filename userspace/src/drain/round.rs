@@ -109,9 +109,19 @@ impl Catcher {
         self.seen.retain(|source, _| here.contains(source));
         let now = Instant::now();
         let elapsed = now - self.began;
-        let quiet = self.pace.quiet(elapsed).max(self.sight.silence());
+        let waits = self.pace.waits_for_silence;
+        let silence = if waits { self.sight.silence() } else { Duration::ZERO };
+        let quiet = self.pace.quiet(elapsed).max(silence);
         let picked = candidates(listed, &self.memory, self.pace, (elapsed, quiet), now);
-        let promising = self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?;
+        let promising = match self.sight {
+            // Two looks in a row take so long that the first one is worth nothing.
+            Sight::Partial { .. } if !waits => {
+                picked.iter().take(BATCH_MAX).map(|flow| flow.id).collect()
+            }
+            Sight::Partial { .. } | Sight::Full(_) => {
+                self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?
+            }
+        };
         if promising.is_empty() {
             return Ok(Caught { flows: Vec::new(), until: now });
         }
