@@ -22,9 +22,6 @@ fn the_documented_tables_are_those_of_the_code() {
     if std::env::var_os("PAIRFLIP_BLESS").is_some() {
         fs::write(DOCUMENT, document).expect("write");
     } else {
-        assert_eq!(
-            before, document,
-            "docs/flip.md is stale: run this test with PAIRFLIP_BLESS=1"
-        );
+        assert_eq!(before, document, "docs/flip.md is stale: run this test with PAIRFLIP_BLESS=1");
     }
 }
