@@ -122,7 +122,6 @@ impl SessionRow {
             in_transaction: !text(&row, "trx").is_empty() && !is_left_over,
             is_xa: !matches!(text(&row, "xa").as_str(), "" | "NOTR"),
             transaction_time: millis(&text(&row, "trx_ms")),
-            in_innodb: text(&row, "innodb") == "1",
             last: (!event.is_empty()).then(|| last(&event, &text(&row, "text"))),
             locks,
             ..listed

@@ -63,7 +63,12 @@ impl World {
             self.heal(cluster);
         }
         let failing = std::mem::take(&mut self.failing_drivers);
-        self.switch(cluster.0 as u8, None, bits & !8 | 0x100);
+        let view = self.policy.view().clusters.into_iter().find(|view| view.id == cluster);
+        let active = view.expect("a cluster").active;
+        let others = self.sites[&cluster].spec.pairs.iter().map(|pair| pair.id);
+        let others: Vec<_> = others.filter(|pair| *pair != active).collect();
+        let to = others[usize::from(bits) % others.len()].0 as u8;
+        self.switch(cluster.0 as u8, Some(to), bits & !8 | 0x100);
         for _ in 0..answers {
             self.write(cluster, self.writes.is_multiple_of(2));
             self.answer(0, 99, 0);
