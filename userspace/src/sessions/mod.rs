@@ -78,6 +78,7 @@ struct Link {
     /// Which session is whose; ids are not used again while a server runs.
     ids: BTreeMap<SocketAddr, Listed>,
     looks: u64,
+    unrecorded: query::Unrecorded,
 }
 
 impl Sessions {
@@ -159,7 +160,14 @@ impl Sessions {
             let conn = Conn::new(opts(self.target, &self.account)).await;
             let mut conn = Box::new(conn.map_err(|error| lost(&error))?);
             let (sight, names) = sight::find(&mut conn, self.target, self.timeout).await?;
-            Ok(Link { conn, sight, names, ids: BTreeMap::new(), looks: 0 })
+            Ok(Link {
+                conn,
+                sight,
+                names,
+                ids: BTreeMap::new(),
+                looks: 0,
+                unrecorded: query::Unrecorded::default(),
+            })
         };
         match timeout_at(deadline, logging_in).await {
             Ok(link) => link,
@@ -231,7 +239,13 @@ impl Link {
             Sight::Full(schema) => {
                 let sql = query::look(schema, ids);
                 let rows: Vec<Row> = self.conn.query(sql).await.map_err(|e| lost(&e))?;
-                rows.iter().map(activity::SessionRow::recorded).collect()
+                let mut rows: Vec<_> = rows.iter().map(activity::SessionRow::recorded).collect();
+                if let Schema::Information { is_mariadb: true } = schema {
+                    let unrecorded = self.unrecorded.among(&mut self.conn, ids).await;
+                    let unrecorded = unrecorded.map_err(|e| lost(&e))?;
+                    rows.iter_mut().for_each(|row| row.in_innodb = unrecorded.contains(&row.id));
+                }
+                rows
             }
             Sight::Partial { locks } => query::partial(&mut self.conn, ids, locks, self.looks)
                 .await

@@ -1,10 +1,16 @@
 //! The questions about sessions, and where a server keeps the answers.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use mysql_async::{Conn, Row, prelude::Queryable as _};
 
-use super::{activity::SessionRow, sight::Schema};
+use super::{
+    activity::SessionRow,
+    sight::{INNODB_TRX_INTERVAL, Schema},
+};
 
 /// A session by what the list of all says.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,21 +31,18 @@ pub(super) const SWITCHED_OFF: &str = "SELECT 'setup_instruments', NAME FROM per
 ///
 /// The metadata locks show LOCK TABLES, GET_LOCK, HANDLER and FLUSH TABLES WITH READ LOCK, and transactions that touch no InnoDB table.
 pub(super) fn look(schema: Schema, ids: &[u64]) -> String {
-    let (list, time, innodb) = match schema {
-        Schema::Performance => ("performance_schema.processlist", "p.TIME * 1000", "0"),
+    let (list, time, detaches) = match schema {
+        Schema::Performance => ("performance_schema.processlist", "p.TIME * 1000", 1),
         Schema::Information { is_mariadb: false } => {
-            ("information_schema.processlist", "p.TIME * 1000", "0")
+            ("information_schema.processlist", "p.TIME * 1000", 0)
         }
-        // A transaction that began before the recording was switched on is in no event.
-        Schema::Information { is_mariadb: true } => (
-            "information_schema.processlist",
-            "p.TIME_MS",
-            "EXISTS (SELECT 1 FROM information_schema.INNODB_TRX x WHERE x.trx_mysql_thread_id = p.ID)",
-        ),
+        Schema::Information { is_mariadb: true } => {
+            ("information_schema.processlist", "p.TIME_MS", 0)
+        }
     };
     format!(
         "SELECT p.ID AS id, p.HOST AS host, p.USER AS user, p.COMMAND AS command, {time} AS time_ms, t.INSTRUMENTED AS instrumented, \
-         e.STATE AS trx, e.XA_STATE AS xa, e.TIMER_WAIT / 1000000000 AS trx_ms, {innodb} AS innodb, \
+         e.STATE AS trx, e.XA_STATE AS xa, e.TIMER_WAIT / 1000000000 AS trx_ms, {detaches} AS detaches, \
          s.EVENT_NAME AS last, LEFT(s.SQL_TEXT, 200) AS text, \
          (SELECT GROUP_CONCAT(DISTINCT CONCAT(m.OBJECT_TYPE, ' ', m.LOCK_TYPE) SEPARATOR ', ') \
          FROM performance_schema.metadata_locks m WHERE m.OWNER_THREAD_ID = t.THREAD_ID AND m.LOCK_STATUS = 'GRANTED') AS locks \
@@ -50,6 +53,40 @@ pub(super) fn look(schema: Schema, ids: &[u64]) -> String {
         listed(ids)
     )
 }
+
+/// Sessions of a MariaDB whose transaction began before the recording was switched on: no event shows it.
+///
+/// They are read once, and again only while one of them is asked for: INNODB_TRX is a copy that is made anew when nobody has read it for
+/// 100 ms, so whoever reads it with each look sees transactions that ended long ago for as long as he looks.
+#[derive(Debug, Default)]
+pub(super) struct Unrecorded {
+    ids: BTreeSet<u64>,
+    read: Option<Instant>,
+}
+
+impl Unrecorded {
+    /// Returns those that are known of these sessions, and maybe others.
+    pub(super) async fn among(
+        &mut self,
+        conn: &mut Conn,
+        ids: &[u64],
+    ) -> mysql_async::Result<&BTreeSet<u64>> {
+        let is_due = self.read.is_none_or(|read| {
+            read.elapsed() >= INNODB_TRX_INTERVAL && ids.iter().any(|id| self.ids.contains(id))
+        });
+        if is_due {
+            let ids: Vec<u64> = conn.query(UNRECORDED).await?;
+            self.ids = ids.into_iter().collect();
+            self.read = Some(Instant::now());
+        }
+        Ok(&self.ids)
+    }
+}
+
+const UNRECORDED: &str = "SELECT x.trx_mysql_thread_id FROM information_schema.INNODB_TRX x \
+     JOIN performance_schema.threads t ON t.PROCESSLIST_ID = x.trx_mysql_thread_id \
+     LEFT JOIN performance_schema.events_transactions_current e ON e.THREAD_ID = t.THREAD_ID AND e.STATE = 'ACTIVE' \
+     WHERE e.THREAD_ID IS NULL";
 
 /// Looks at sessions of a MariaDB without performance_schema.
 ///

@@ -15,6 +15,9 @@ use crate::check::{
     mysql::introduction,
 };
 
+/// Least time between two looks at INNODB_TRX, which is made anew only when nobody has read it for 100 ms.
+pub(super) const INNODB_TRX_INTERVAL: Duration = Duration::from_millis(130);
+
 /// What a server shows of its sessions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sight {
@@ -63,8 +66,7 @@ impl Sight {
     pub const fn look_interval(self) -> Duration {
         match self {
             Self::Full(_) => Duration::ZERO,
-            // INNODB_TRX is refreshed when nobody has read it for 100 ms.
-            Self::Partial { .. } => Duration::from_millis(130),
+            Self::Partial { .. } => INNODB_TRX_INTERVAL,
         }
     }
 

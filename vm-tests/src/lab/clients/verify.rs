@@ -16,7 +16,7 @@ pub const PRIMARIES: [usize; 2] = [1, 3];
 /// Longest wait until both primaries have the same.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long replication may stand still meanwhile: a thread that reconnects is back by then, one that broke is not.
-const STANDSTILL_LIMIT: Duration = Duration::from_secs(5);
+const STANDSTILL_LIMIT: Duration = Duration::from_secs(8);
 /// All rows in a few numbers.
 const DIGEST: &str =
     "SELECT COUNT(*), COALESCE(SUM(id), 0), BIT_XOR(CRC32(CONCAT_WS(',', id, writer, sequence))),
@@ -49,7 +49,7 @@ pub struct Verdict {
     pub is_same: bool,
 }
 
-/// Waits until the primaries of a lab have the same, and holds them against what clients were told.
+/// Waits until the primaries of a lab have the same and replicate, and holds them against what clients were told.
 pub fn verify(lab: &Lab, ledger: &Ledger) -> Result<Verdict> {
     verify_with(lab.db(1).fork(), ledger, |number, query| lab.db(number).sql(query))
 }
@@ -74,9 +74,7 @@ fn settle(fork: Fork, ask: &mut impl FnMut(usize, &str) -> Result<String>) -> Re
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut ran = Instant::now();
     loop {
-        if ask(PRIMARIES[0], DIGEST)? == ask(PRIMARIES[1], DIGEST)? {
-            return Ok(true);
-        }
+        let is_same = ask(PRIMARIES[0], DIGEST)? == ask(PRIMARIES[1], DIGEST)?;
         let mut runs = true;
         for number in PRIMARIES {
             runs &= ask(number, fork.is_replicating())?.ends_with("ON");
@@ -84,8 +82,9 @@ fn settle(fork: Fork, ask: &mut impl FnMut(usize, &str) -> Result<String>) -> Re
         if runs {
             ran = Instant::now();
         }
-        if Instant::now() > deadline || ran.elapsed() > STANDSTILL_LIMIT {
-            return Ok(false);
+        let is_over = Instant::now() > deadline || ran.elapsed() > STANDSTILL_LIMIT;
+        if is_over || (is_same && runs) {
+            return Ok(is_same);
         }
         thread::sleep(Duration::from_millis(200));
     }
