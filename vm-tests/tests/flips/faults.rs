@@ -3,6 +3,7 @@
 //!
 //! Minutes in all, so not in CI: `cargo test -p pairflip-vm-tests --test flips -- --ignored --test-threads=1`.
 
+use pairflip_policy::SwitchoverStep;
 use pairflip_vm_tests::lab::fault::{Fault, Target};
 
 use super::*;
@@ -70,42 +71,26 @@ fn writable(lab: &Lab) -> Vec<usize> {
     verify::PRIMARIES.into_iter().filter(is_writable).collect()
 }
 
-/// The steps of a flip, in order.
-const STEPS: [&str; 14] = [
-    "survey",
-    "prepare",
-    "catch_up",
-    "pause",
-    "settle",
-    "fence",
-    "final_catch_up",
-    "commit",
-    "unfence",
-    "open",
-    "release",
-    "end_sessions",
-    "verify",
-    "finish",
-];
-
-/// What the log says when a step begins: that the one before it is done.
-fn begins(step: usize) -> String {
-    match step {
-        0 => "started (drain".to_owned(),
-        _ => format!("flip: {} took", STEPS[step - 1]),
-    }
+/// The steps of a flip that is neither undone nor resumed, in order.
+fn steps() -> Vec<&'static str> {
+    let all = SwitchoverStep::ALL.into_iter();
+    all.filter(|step| !matches!(step, SwitchoverStep::Undo | SwitchoverStep::Resume))
+        .map(SwitchoverStep::name)
+        .collect()
 }
 
 /// The daemon is killed in every step, started again, and the flip is finished or undone.
 fn killed_in_each_step(servers: Flavour) {
     let mut scene = Scene::start(servers);
     let (mut flips, mut not_seen) = (Vec::new(), Vec::new());
-    for (number, step) in STEPS.into_iter().enumerate() {
+    let mut begins = "started (drain".to_owned();
+    for step in steps() {
         let before = flipper::active(&scene.daemon).unwrap();
+        let logged = scene.daemon.log().unwrap().len();
         let flip = UnderWay::start(&scene.daemon, &[]).unwrap();
-        if let Err(error) = scene.daemon.kill_when_logged(&begins(number), Duration::from_secs(20))
-        {
-            not_seen.push(format!("{}: {error:#}", step));
+        let limit = Duration::from_secs(20);
+        if let Err(error) = scene.daemon.kill_when_logged(&begins, logged, limit) {
+            not_seen.push(format!("{step}: {error:#}"));
         }
         let killed = writable(&scene.lab);
         scene.daemon.start().unwrap();
@@ -113,12 +98,12 @@ fn killed_in_each_step(servers: Flavour) {
         scene.settle();
         let after = flipper::active(&scene.daemon).unwrap();
         println!(
-            "{}: daemon killed in {}: pair{before} was active and pair{after} is; writable right after: {killed:?}; exit code {:?}",
+            "{}: daemon killed in {step}: pair{before} was active and pair{after} is; writable right after: {killed:?}; exit code {:?}",
             servers.name(),
-            step,
             ended.code
         );
         flips.push(ended.flip);
+        begins = format!("flip: {step} took");
     }
     assert_eq!(not_seen, Vec::<String>::new());
     scene.end("daemon killed in each step", &flips);
