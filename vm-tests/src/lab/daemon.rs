@@ -127,9 +127,9 @@ impl Daemon {
         command.spawn().context("starting pairflip")
     }
 
-    /// `kill -9` at the moment when the log says something after its first `before` bytes. It is looked at all the time: a
-    /// step of a flip takes milliseconds.
-    pub fn kill_when_logged(&mut self, text: &str, before: usize, limit: Duration) -> Result<()> {
+    /// Waits until the log says something after its first `before` bytes. It is looked at all the time: a step of a flip
+    /// takes milliseconds.
+    pub fn wait_logged(&self, text: &str, before: usize, limit: Duration) -> Result<()> {
         let mut log = fs::File::open(&self.log)?;
         log.seek(SeekFrom::Start(before as u64))?;
         let (start, mut said) = (Instant::now(), String::new());
@@ -140,7 +140,7 @@ impl Daemon {
             }
             thread::sleep(Duration::from_micros(100));
         }
-        self.kill()
+        Ok(())
     }
 
     /// `pairflip status --json`.
