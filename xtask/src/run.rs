@@ -108,7 +108,7 @@ fn hints(lab: &Lab) {
         format!("{exec} redirector -- {} --socket {}", typed("pairflip"), lab.socket().display());
     say("\nTry, in another terminal:");
     say(&format!("  a client:  {exec} client1 -- {}", Lab::client_command("10.77.0.101")));
-    say(&format!("  a flip:    {pairflip} flip --route-only"));
+    say(&format!("  a flip:    {pairflip} flip"));
     say(&format!(
         "  a kill:    kill -9 {}   # the replica of pair1; then: {pairflip} status",
         lab.db(2).pid()

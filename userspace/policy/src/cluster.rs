@@ -362,6 +362,10 @@ impl Cluster {
             if from.is_some_and(|from| from.backends().eq(to.backends())) {
                 continue;
             }
+            if to.shares().is_empty() && self.is_committing() {
+                // Writes are paused, and open again with the next table.
+                continue;
+            }
             let what = EventKind::RouteChanged {
                 route: route.id,
                 from: from.cloned(),

@@ -50,6 +50,14 @@ impl Dialect {
         }
     }
 
+    /// Where the position stands in [`Dialect::state_query`], for people.
+    pub(crate) const fn position_query(self) -> &'static str {
+        match self {
+            Self::MariaDb => "SELECT @@global.gtid_binlog_pos",
+            Self::MySqlOld | Self::MySql80 | Self::MySql => "SELECT @@global.gtid_executed",
+        }
+    }
+
     /// Of a server without GTIDs.
     pub(super) const fn log_position_query(self) -> &'static str {
         match self {

@@ -398,7 +398,7 @@ pub struct DrainConfig {
 pub enum DrainMode {
     /// By themselves.
     Finish,
-    /// Each as soon as it is outside a transaction; see [`Config::warnings`].
+    /// Each as soon as it is idle and outside a transaction.
     Idle,
     /// Now.
     Cut,
@@ -528,32 +528,22 @@ impl Cluster {
         self.pairs.iter().flat_map(Pair::backends)
     }
 
+    /// Returns whether flows are ended by idleness, after a flip or when reads go back to replicas.
+    pub fn drains_idle(&self) -> bool {
+        self.drain.mode == DrainMode::Idle
+            || self.routes.iter().any(|route| route.failback == Failback::Idle)
+    }
+
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.drain.mode == DrainMode::Idle {
-            warnings.push(format!(
-                "cluster[{}].drain.mode: \"idle\" acts as \"finish\" in this version: flows on the \
-                 old pair live until their clients close them; use \"cut\" to end them at the flip",
-                self.name
-            ));
+        if !self.drains_idle() || self.check.login.is_some() {
+            return Vec::new();
         }
-        if self.drain.deadline.is_some() && self.drain.mode != DrainMode::Cut {
-            warnings.push(format!(
-                "cluster[{}].drain.deadline: is not enforced in this version: flows on the old \
-                 pair live until their clients close them; use mode = \"cut\" to end them at the \
-                 flip",
-                self.name
-            ));
-        }
-        for route in self.routes.iter().filter(|route| route.failback == Failback::Idle) {
-            warnings.push(format!(
-                "cluster[{}].route[{}].failback: \"idle\" acts as \"new-connections\" in this \
-                 version: reads that went to the primary stay there until their clients close \
-                 them; use \"cut\" to end them",
-                self.name, route.name
-            ));
-        }
-        warnings
+        vec![format!(
+            "cluster[{}]: drain.mode = \"idle\" and failback = \"idle\" ask the servers what sessions are doing, \
+             and there is no check account: flows would live on; set user and password_file in [cluster.check], \
+             or write \"finish\", \"new-connections\" or \"cut\"",
+            self.name
+        )]
     }
 }
 

@@ -169,8 +169,6 @@ the configuration is valid
 cluster main: 1 route, 2 pairs, 4 backends
   a dead backend is noticed within 3500ms = interval 2s + (fall 3 - 1) * fast_interval 500ms + timeout 500ms
   checks: login, gtid, tcp admin, tcp sync (primary)
-warning: cluster[main].drain.mode: \"idle\" acts as \"finish\" in this version: flows on the old \
-pair live until their clients close them; use \"cut\" to end them at the flip
 ";
         let summary = Summary::new(&config);
         assert_eq!(summary.text(), expected);

@@ -17,7 +17,7 @@ use crate::dataplane::{Flow, FlowId};
 #[derive(Debug)]
 pub enum Ask {
     /// The flows of a scope as they are now, and how long it took to list them.
-    List { scope: Scope, answer: oneshot::Sender<Vec<Flow>> },
+    List { scope: Scope, answer: oneshot::Sender<(Vec<Flow>, Duration)> },
     /// These flows as they are now; those that are gone are left out.
     Find { ids: Vec<FlowId>, answer: oneshot::Sender<Vec<Flow>> },
     /// Hold these for a time; answers which are held. Those that another task holds are not.
@@ -56,7 +56,7 @@ impl Flows {
         Self { owner, ..self.clone() }
     }
 
-    pub(super) async fn list(&self, scope: Scope) -> Result<Vec<Flow>, Gone> {
+    pub(super) async fn list(&self, scope: Scope) -> Result<(Vec<Flow>, Duration), Gone> {
         self.ask(|answer| Ask::List { scope, answer }).await
     }
 

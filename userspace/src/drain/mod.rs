@@ -46,7 +46,7 @@ pub struct Target {
 
 /// Ends every flow of a scope with RST on both sides; returns how many there were.
 pub async fn cut(flows: &Flows, scope: Scope, why: &'static str) -> usize {
-    let Ok(found) = flows.list(scope).await else { return 0 };
+    let Ok((found, _)) = flows.list(scope).await else { return 0 };
     let ids = found.iter().map(|flow| flow.id).collect();
     flows.end(ids, why).await.unwrap_or_default()
 }

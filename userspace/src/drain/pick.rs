@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pairflip_common::flow::FlowState;
+use pairflip_common::flow::{FlowState, Forwarding};
 
 use crate::{
     dataplane::{Flow, FlowId},
@@ -31,33 +31,57 @@ const FETCHED_SILENCE: Duration = Duration::from_secs(5);
 /// After this a payload without an answer is one that gets none (closing a prepared statement).
 const UNANSWERED_SILENCE: Duration = Duration::from_millis(50);
 
+/// The same in `dsr`, where answers are not seen, and the client's bare acknowledgement of one comes 40 ms later if at all. The backends are in
+/// the redirector's own network, so that a packet is there long before, and the server says the rest.
+const UNSEEN_SILENCE: Duration = Duration::from_millis(12);
+
+/// How often a busy flow is held in vain before the deadline, whenever that is: a hold meets the end of its work with one try in two to six.
+const TRIES: u32 = 12;
+
 /// How eagerly flows are tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Pace {
     /// In this time the silence that is asked for falls from 50 ms to nothing, so that busy flows are reached, too.
-    pub(super) falling: Duration,
-    /// Between two holds of one flow: each may cost its client a retransmission, which takes 200 ms.
-    pub(super) rest: Duration,
+    falling: Duration,
+    deadline: Option<Duration>,
+    /// Between two holds of one flow, at least and at most: each may cost its client a retransmission, which takes 200 ms.
+    rest: (Duration, Duration),
     /// What was seen is looked at again after this time even if no packet moved: a look may have met the last steps of a statement.
-    pub(super) again: Duration,
+    again: Duration,
+    /// Where a server shows transactions in part only, wait until a session was silent for so long that it is in none. Otherwise what is shown is
+    /// believed: a transaction that has touched nothing so far may be taken for none.
+    pub(super) waits_for_silence: bool,
 }
 
 impl Pace {
-    /// Nobody waits for the end: a busy client loses 200 ms of each second at most.
+    /// Nobody waits for the end: one transaction in some hundred of a busy client is late, more only when the deadline comes near.
     pub(super) fn patient(deadline: Option<Duration>) -> Self {
-        let falling = deadline.map_or(Duration::from_secs(10), |deadline| {
-            (deadline / 2).min(Duration::from_secs(10))
-        });
-        Self { falling, rest: Duration::from_secs(1), again: Duration::from_secs(1) }
+        let falling = Duration::from_secs(5);
+        Self {
+            falling: deadline.map_or(falling, |deadline| (deadline / 4).min(falling)),
+            deadline,
+            rest: (Duration::from_millis(100), Duration::from_secs(2)),
+            again: Duration::from_secs(1),
+            waits_for_silence: true,
+        }
     }
 
     /// Writes wait until everybody is held.
     pub(super) fn urgent(deadline: Duration) -> Self {
         Self {
-            falling: (deadline / 4).min(Duration::from_millis(300)),
-            rest: Duration::from_millis(20),
-            again: Duration::from_millis(250),
+            falling: (deadline / 4).min(Duration::from_millis(200)),
+            deadline: Some(deadline),
+            rest: (Duration::ZERO, Duration::ZERO),
+            again: Duration::from_millis(100),
+            waits_for_silence: false,
         }
+    }
+
+    /// Returns the time between two holds of one flow, after this time.
+    fn rest(&self, elapsed: Duration) -> Duration {
+        let (min, max) = self.rest;
+        self.deadline
+            .map_or(max, |deadline| (deadline.saturating_sub(elapsed) / TRIES).clamp(min, max))
     }
 
     /// Returns the silence that makes a flow a candidate, after this time.
@@ -70,9 +94,11 @@ impl Pace {
 /// What is remembered of a flow that was tried.
 #[derive(Clone, Copy, Debug)]
 struct Tried {
-    at: Instant,
     /// Packets of both sides then: as long as they are the same, so is the session.
     packets: (u32, u32),
+    at: Instant,
+    /// When it was held last.
+    held: Option<Instant>,
 }
 
 /// The flows that were tried in vain.
@@ -80,8 +106,13 @@ struct Tried {
 pub(super) struct Memory(BTreeMap<FlowId, Tried>);
 
 impl Memory {
-    pub(super) fn remember(&mut self, flow: &Flow, now: Instant) {
-        self.0.insert(flow.id, Tried { at: now, packets: packets(flow) });
+    pub(super) fn remember_look(&mut self, flow: &Flow, now: Instant) {
+        let held = self.0.get(&flow.id).and_then(|tried| tried.held);
+        self.0.insert(flow.id, Tried { packets: packets(flow), at: now, held });
+    }
+
+    pub(super) fn remember_hold(&mut self, flow: &Flow, now: Instant) {
+        self.0.insert(flow.id, Tried { packets: packets(flow), at: now, held: Some(now) });
     }
 
     pub(super) fn keep(&mut self, flows: &[Flow]) {
@@ -89,11 +120,11 @@ impl Memory {
         self.0.retain(|id, _| ids.contains(id));
     }
 
-    fn allows(&self, flow: &Flow, pace: Pace, now: Instant) -> bool {
+    fn allows(&self, flow: &Flow, pace: Pace, elapsed: Duration, now: Instant) -> bool {
         self.0.get(&flow.id).is_none_or(|tried| {
-            let since = now.saturating_duration_since(tried.at);
-            let has_moved = tried.packets != packets(flow);
-            (has_moved && since >= pace.rest) || since >= pace.again
+            let since = |at: Instant| now.saturating_duration_since(at);
+            let has_moved = tried.packets != packets(flow) || since(tried.at) >= pace.again;
+            has_moved && tried.held.is_none_or(|at| since(at) >= pace.rest(elapsed))
         })
     }
 }
@@ -109,21 +140,26 @@ pub(super) fn is_open(flow: &Flow) -> bool {
 
 /// Returns whether nothing of a flow is on its way to the server, as far as can be told.
 pub(super) fn is_settled(flow: &Flow) -> bool {
-    flow.answered || flow.idle >= UNANSWERED_SILENCE
+    let silence = match flow.forwarding {
+        Forwarding::Snat | Forwarding::Dnat => UNANSWERED_SILENCE,
+        Forwarding::Dsr => UNSEEN_SILENCE,
+    };
+    flow.answered || flow.idle >= silence
 }
 
-/// Returns the flows to try, the longest silent first.
+/// Returns the flows to try after this time, the longest silent first.
 pub(super) fn candidates<'a>(
     flows: &'a [Flow],
     memory: &Memory,
     pace: Pace,
-    quiet: Duration,
+    (elapsed, quiet): (Duration, Duration),
     now: Instant,
 ) -> Vec<&'a Flow> {
     let mut picked: Vec<&Flow> = flows
         .iter()
-        .filter(|flow| is_open(flow) && flow.idle >= quiet && is_settled(flow))
-        .filter(|flow| memory.allows(flow, pace, now))
+        .filter(|flow| is_open(flow) && flow.idle >= quiet)
+        .filter(|flow| is_settled(flow) || flow.forwarding == Forwarding::Dsr)
+        .filter(|flow| memory.allows(flow, pace, elapsed, now))
         .collect();
     picked.sort_by_key(|flow| std::cmp::Reverse(flow.idle));
     picked
@@ -148,7 +184,6 @@ pub(super) fn may_take(activity: &Activity, silent: Duration, quiet: Duration) -
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use pairflip_common::flow::Forwarding;
 
     pub(in crate::drain) fn flow(port: u16, silent_ms: u64) -> Flow {
         let address = |text: &str| text.parse().unwrap();
@@ -177,9 +212,9 @@ pub(super) mod tests {
     }
 
     fn picked(flows: &[Flow], memory: &Memory, quiet_ms: u64, now: Instant) -> Vec<u16> {
-        let pace = Pace::patient(None);
-        let quiet = Duration::from_millis(quiet_ms);
-        candidates(flows, memory, pace, quiet, now).iter().map(|it| it.client.port()).collect()
+        let pace = Pace::patient(Some(Duration::from_secs(30)));
+        let time = (Duration::from_secs(18), Duration::from_millis(quiet_ms));
+        candidates(flows, memory, pace, time, now).iter().map(|it| it.client.port()).collect()
     }
 
     #[test]
@@ -188,7 +223,7 @@ pub(super) mod tests {
         let flows = [flow(1, 10), flow(2, 900), flow(3, 60)];
         assert_eq!(picked(&flows, &Memory::default(), 50, now), [2, 3]);
         assert_eq!(picked(&flows, &Memory::default(), 0, now), [2, 3, 1]);
-        let pace = Pace::patient(Some(Duration::from_secs(4)));
+        let pace = Pace::patient(Some(Duration::from_secs(8)));
         assert_eq!(pace.quiet(Duration::ZERO), Duration::from_millis(50));
         assert_eq!(pace.quiet(Duration::from_secs(1)), Duration::from_millis(25));
         assert_eq!(pace.quiet(Duration::from_secs(3)), Duration::ZERO);
@@ -202,6 +237,10 @@ pub(super) mod tests {
         // Closing a prepared statement gets no answer.
         let closed = Flow { answered: false, ..flow(1, 60) };
         assert_eq!(picked(&[closed], &Memory::default(), 0, now), [1]);
+        // Where answers are not seen it is tried, and waited for under the hold.
+        let unseen = Flow { answered: false, forwarding: Forwarding::Dsr, ..flow(1, 10) };
+        assert!(!is_settled(&unseen));
+        assert_eq!(picked(&[unseen], &Memory::default(), 0, now), [1]);
         let ended = Flow { state: FlowState::Closing, ..flow(1, 60) };
         assert!(picked(&[ended], &Memory::default(), 0, now).is_empty());
     }
@@ -210,14 +249,24 @@ pub(super) mod tests {
     fn a_flow_is_tried_again_when_it_moved_and_had_a_rest() {
         let start = Instant::now();
         let later = |ms| start + Duration::from_millis(ms);
-        let mut memory = Memory::default();
         let before = flow(1, 10);
-        memory.remember(&before, start);
         let moved = Flow { client_packets: 11, ..before.clone() };
-        assert!(picked(std::slice::from_ref(&moved), &memory, 0, later(200)).is_empty());
-        assert!(picked(std::slice::from_ref(&before), &memory, 0, later(900)).is_empty());
-        assert_eq!(picked(&[moved], &memory, 0, later(1000)), [1]);
-        assert_eq!(picked(&[before], &memory, 0, later(1000)), [1]);
+        let picked = |memory: &Memory, flow: &Flow, ms| {
+            !picked(&[flow.clone()], memory, 0, later(ms)).is_empty()
+        };
+        // A look costs its client nothing.
+        let mut memory = Memory::default();
+        memory.remember_look(&before, start);
+        assert!(picked(&memory, &moved, 0) && !picked(&memory, &before, 900));
+        assert!(picked(&memory, &before, 1000));
+        // 12 s are left for twelve holds.
+        memory.remember_hold(&before, start);
+        assert!(!picked(&memory, &moved, 900) && picked(&memory, &moved, 1000));
+        memory.remember_look(&moved, later(500));
+        assert!(!picked(&memory, &before, 900), "a look is no rest");
+        let pace = Pace::patient(Some(Duration::from_secs(30)));
+        let rest = |s| pace.rest(Duration::from_secs(s)).as_millis();
+        assert_eq!([rest(0), rest(24), rest(30)], [2000, 500, 100]);
     }
 
     #[test]

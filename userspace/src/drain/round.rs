@@ -22,7 +22,7 @@ use crate::{
 pub(super) const HOLD: Duration = Duration::from_millis(250);
 
 /// How long packets that were on their way before the hold have to be answered: a statement that takes longer is none to wait for.
-const ANSWER_WAIT: Duration = Duration::from_millis(5);
+const ANSWER_WAIT: Duration = Duration::from_millis(20);
 const ANSWER_POLL: Duration = Duration::from_millis(1);
 
 /// Longest wait for a login and the questions after it. Nobody is held meanwhile.
@@ -51,6 +51,8 @@ pub(super) struct Catcher {
     pace: Pace,
     began: Instant,
     looked: Option<Instant>,
+    /// The time of the last look.
+    took: Duration,
     /// What sessions were doing when they were last looked at, by what the server sees as their client.
     pub(super) seen: BTreeMap<SocketAddr, String>,
 }
@@ -85,6 +87,7 @@ impl Catcher {
             pace,
             began: Instant::now(),
             looked: None,
+            took: Duration::ZERO,
             seen: BTreeMap::new(),
         })
     }
@@ -94,15 +97,31 @@ impl Catcher {
         self.sight.caveat()
     }
 
+    /// Returns how long the last look took.
+    pub(super) const fn took(&self) -> Duration {
+        self.took
+    }
+
     /// Tries some of these flows, which are those of the scope, less those that are held to stay held. Holds what it returns; all others go on.
     pub(super) async fn catch(&mut self, listed: &[Flow], time: Duration) -> Result<Caught, Fault> {
         self.memory.keep(listed);
         let here: BTreeSet<SocketAddr> = listed.iter().map(|flow| flow.source).collect();
         self.seen.retain(|source, _| here.contains(source));
         let now = Instant::now();
-        let quiet = self.pace.quiet(now - self.began).max(self.sight.silence());
-        let picked = candidates(listed, &self.memory, self.pace, quiet, now);
-        let promising = self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?;
+        let elapsed = now - self.began;
+        let waits = self.pace.waits_for_silence;
+        let silence = if waits { self.sight.silence() } else { Duration::ZERO };
+        let quiet = self.pace.quiet(elapsed).max(silence);
+        let picked = candidates(listed, &self.memory, self.pace, (elapsed, quiet), now);
+        let promising = match self.sight {
+            // Two looks in a row take so long that the first one is worth nothing.
+            Sight::Partial { .. } if !waits => {
+                picked.iter().take(BATCH_MAX).map(|flow| flow.id).collect()
+            }
+            Sight::Partial { .. } | Sight::Full(_) => {
+                self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?
+            }
+        };
         if promising.is_empty() {
             return Ok(Caught { flows: Vec::new(), until: now });
         }
@@ -122,7 +141,7 @@ impl Catcher {
             if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet)) {
                 promising.push(flow.id);
             } else {
-                self.memory.remember(flow, now);
+                self.memory.remember_look(flow, now);
             }
         }
         promising.truncate(BATCH_MAX);
@@ -157,7 +176,7 @@ impl Catcher {
         let caught: Vec<Flow> = settled.into_iter().filter(is_idle).cloned().collect();
         let now = Instant::now();
         for flow in flows.iter().filter(|flow| caught.iter().all(|it| it.id != flow.id)) {
-            self.memory.remember(flow, now);
+            self.memory.remember_hold(flow, now);
         }
         let others = held.into_iter().filter(|id| caught.iter().all(|it| it.id != *id)).collect();
         self.flows.release(others).await?;
@@ -185,7 +204,9 @@ impl Catcher {
         if let Some(looked) = self.looked {
             sleep(self.sight.look_interval().saturating_sub(looked.elapsed())).await;
         }
+        let asked = Instant::now();
         let seen = self.sessions.look(&ends).await;
+        self.took = asked.elapsed();
         self.looked = Some(Instant::now());
         let seen = seen?;
         for (end, seen) in &seen {
@@ -210,7 +231,7 @@ impl Catcher {
             }
         }
         let now = Instant::now();
-        caught.flows.iter().for_each(|flow| self.memory.remember(flow, now));
+        caught.flows.iter().for_each(|flow| self.memory.remember_hold(flow, now));
         self.flows.release(ids).await?;
         fault.map_or(Ok(ended), |error| Err(error.into()))
     }

@@ -26,7 +26,7 @@ const HOLD: Duration = Duration::from_secs(3);
 /// Holds are renewed so often.
 const RENEW: Duration = Duration::from_secs(1);
 /// Between rounds while some are not held.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How the settling went.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -187,7 +187,7 @@ impl Task {
         if self.renewed.elapsed() >= RENEW {
             self.renew().await?;
         }
-        let mut left = self.flows.list(self.target.scope).await?;
+        let (mut left, _) = self.flows.list(self.target.scope).await?;
         let here: BTreeSet<FlowId> =
             left.iter().filter(|flow| is_open(flow)).map(|flow| flow.id).collect();
         self.held.retain(|id, _| here.contains(id));
@@ -214,8 +214,9 @@ impl Task {
             left.retain(|it| it.id != flow.id);
             self.held.insert(flow.id, flow);
         }
+        let pause = PAUSE.max(catcher.took());
         self.report(&left, Some(catcher));
-        sleep(PAUSE).await;
+        sleep(pause).await;
         Ok(None)
     }
 

@@ -77,7 +77,15 @@ pub fn drain(flows: &Flows, mode: Mode, deadline: Option<Duration>) -> Draining 
             Mode::Finish(scope) => *scope,
             Mode::Idle(target) => target.scope,
         };
-        let mut task = Task { flows, scope, until, tell, done: BTreeSet::new(), ended: 0 };
+        let mut task = Task {
+            flows,
+            scope,
+            until,
+            tell,
+            killed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            ended: 0,
+        };
         let end = match mode {
             Mode::Finish(_) => task.wait().await.map(|()| None),
             Mode::Idle(target) => task.end_idle(&target, Pace::patient(deadline)).await,
@@ -92,8 +100,10 @@ struct Task {
     scope: Scope,
     until: Option<Instant>,
     tell: watch::Sender<Progress>,
-    /// Their sessions were ended, or we may not end them.
-    done: BTreeSet<FlowId>,
+    /// Their sessions were ended. The flow goes when its client has noticed; in `dsr` we do not see that.
+    killed: BTreeSet<FlowId>,
+    /// We may not end them.
+    refused: BTreeSet<FlowId>,
     ended: usize,
 }
 
@@ -102,8 +112,7 @@ impl Task {
     async fn wait(&mut self) -> Result<(), Gone> {
         let mut pause = Pause::default();
         loop {
-            let listed = Instant::now();
-            let left = self.left().await?;
+            let (left, listing) = self.left().await?;
             self.tell.send_replace(Progress::of(
                 0,
                 &left.iter().collect::<Vec<_>>(),
@@ -112,7 +121,7 @@ impl Task {
             if left.is_empty() || self.is_over() {
                 return Ok(());
             }
-            self.sleep(pause.next(listed.elapsed())).await;
+            self.sleep(pause.next(listing)).await;
         }
     }
 
@@ -122,15 +131,13 @@ impl Task {
         let mut pause = Pause::default();
         let mut told = false;
         loop {
-            let listed = Instant::now();
-            let left = self.left().await?;
+            let (left, listing) = self.left().await?;
             if left.is_empty() || self.is_over() {
                 if let Some(catcher) = catcher {
                     catcher.close().await;
                 }
                 return Ok(None);
             }
-            let listing = listed.elapsed();
             let worked = match catcher.as_mut() {
                 Some(catcher) => self.round(catcher, &left).await,
                 None => match Catcher::start(self.flows.clone(), target.clone(), pace).await {
@@ -146,7 +153,10 @@ impl Task {
                 },
             };
             match worked {
-                Ok(()) => self.sleep(pause.next(listing)).await,
+                Ok(()) => {
+                    let looking = catcher.as_ref().map_or(Duration::ZERO, Catcher::took);
+                    self.sleep(pause.next(listing).max(looking * 2)).await;
+                }
                 Err(Fault::Gone(gone)) => return Err(gone),
                 Err(Fault::Sessions(
                     error @ (sessions::Error::NotAllowed(_) | sessions::Error::NotRecorded(_)),
@@ -163,18 +173,18 @@ impl Task {
 
     async fn round(&mut self, catcher: &mut Catcher, left: &[Flow]) -> Result<(), Fault> {
         let untouched: Vec<Flow> =
-            left.iter().filter(|flow| !self.done.contains(&flow.id)).cloned().collect();
+            left.iter().filter(|flow| !self.refused.contains(&flow.id)).cloned().collect();
         let caught = catcher.catch(&untouched, HOLD).await?;
         let ended = catcher.end(caught).await?;
         self.ended += ended.done.len();
-        self.done.extend(&ended.done);
+        self.killed.extend(&ended.done);
         if !ended.refused.is_empty() {
             tracing::warn!(
                 server = %catcher.target.server,
                 flows = ended.refused.len(),
                 "draining: sessions of accounts with SYSTEM_USER may not be ended by the check account; they are left to the deadline"
             );
-            self.done.extend(&ended.refused);
+            self.refused.extend(&ended.refused);
         }
         let waiting: Vec<&Flow> =
             left.iter().filter(|flow| !ended.done.contains(&flow.id)).collect();
@@ -184,14 +194,16 @@ impl Task {
         Ok(())
     }
 
-    /// The flows that live on the server.
-    async fn left(&mut self) -> Result<Vec<Flow>, Gone> {
-        let mut flows = self.flows.list(self.scope).await?;
+    /// The flows that live on the server, and how long the loop was busy with them.
+    async fn left(&mut self) -> Result<(Vec<Flow>, Duration), Gone> {
+        let (mut flows, listing) = self.flows.list(self.scope).await?;
+        flows.retain(is_open);
         let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
         // A client that comes back by the same port has another session.
-        self.done.retain(|id| ids.contains(id));
-        flows.retain(is_open);
-        Ok(flows)
+        self.killed.retain(|id| ids.contains(id));
+        self.refused.retain(|id| ids.contains(id));
+        flows.retain(|flow| !self.killed.contains(&flow.id));
+        Ok((flows, listing))
     }
 
     fn is_over(&self) -> bool {
@@ -209,7 +221,10 @@ impl Task {
         if refused.is_some() {
             return Some(Drained { refused, ..Drained::default() });
         }
-        let left = self.left().await.ok()?;
+        let (left, _) = self.left().await.ok()?;
+        // What is left of sessions that were ended: nobody is at the other end.
+        let killed = self.killed.iter().copied().collect();
+        self.flows.end(killed, "drained").await.ok()?;
         let ids = left.iter().map(|flow| flow.id).collect();
         let cut = self.flows.end(ids, "the deadline of draining").await.ok()?;
         self.tell.send_modify(|progress| {
@@ -219,7 +234,8 @@ impl Task {
     }
 }
 
-/// Pauses between rounds: short at first, longer with time, and never so short that listing flows takes a tenth of the loop's time.
+/// Pauses between rounds: short at first, longer with time, and never so short that listing flows takes a tenth of the loop's time, or
+/// looking at them a third of one of the server's processors.
 #[derive(Debug)]
 struct Pause {
     began: Instant,
@@ -234,8 +250,8 @@ impl Default for Pause {
 impl Pause {
     fn next(&mut self, listing: Duration) -> Duration {
         let pause = match self.began.elapsed().as_secs() {
-            0..10 => Duration::from_millis(20),
-            10..60 => Duration::from_millis(100),
+            0..60 => Duration::from_millis(10),
+            60..600 => Duration::from_millis(100),
             _ => Duration::from_millis(500),
         };
         pause.max(listing * 10)

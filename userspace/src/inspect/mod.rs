@@ -7,7 +7,7 @@ mod host;
 mod server;
 mod topology;
 
-use std::fmt;
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use pairflip_policy::{Outcome, Role};
@@ -22,8 +22,12 @@ use crate::{
         grants::{Missing, Purpose},
         keys::Keys,
     },
-    config::{Cluster, Config, Failover},
+    config::{Cluster, Config, Failover, Login},
+    sessions::{self, Sessions, Sight},
 };
+
+/// Longest that a question about a server's sessions takes.
+const SIGHT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -121,9 +125,49 @@ async fn ask_all(cluster: &Cluster) -> Vec<Server> {
     let questions = check::checkers(cluster, keys.as_ref()).into_iter().map(async |mut checker| {
         let answer = server::ask(&mut checker).await;
         let Subject { address, role, pair, .. } = checker.subject().clone();
-        Server { address, role: check::role(role), pair, answer }
+        let account = cluster.check.login.as_ref().filter(|_| cluster.drains_idle());
+        let sight = match account {
+            Some(account) if answer.is_ok() => Some(sight(address, account).await),
+            Some(_) | None => None,
+        };
+        Server { address, role: check::role(role), pair, answer, sight }
     });
     join_all(questions).await
+}
+
+/// What a server shows of its sessions to who may end them.
+async fn sight(server: SocketAddr, account: &Login) -> Result<Sight, sessions::Error> {
+    let sessions = Sessions::open(server, Arc::new(account.clone()), SIGHT_TIMEOUT).await?;
+    let sight = sessions.sight();
+    sessions.close().await;
+    Ok(sight.unwrap_or(Sight::Partial { locks: false }))
+}
+
+/// Whether flows can be ended by idleness on a server.
+fn judge_sight(server: &Server) -> Option<Finding> {
+    let what = "flows cannot be drained by idleness (drain.mode or failback = \"idle\")";
+    match server.sight.as_ref()? {
+        Ok(sight) => {
+            let caveat = sight.caveat()?;
+            let remedy = "set performance_schema = ON there and restart it, see docs/draining.md";
+            Some(Finding::warning(server, format!("draining by idleness: {caveat}"), remedy))
+        }
+        Err(sessions::Error::NotAllowed(statements)) => Some(Finding::error(
+            server,
+            format!("{what}: the check account may not look at sessions and end them"),
+            statements.join(" "),
+        )),
+        Err(sessions::Error::NotRecorded(remedy)) => Some(Finding::error(
+            server,
+            format!("{what}: transactions and locks are not recorded"),
+            remedy.clone(),
+        )),
+        Err(sessions::Error::Failed(failure)) => Some(Finding::warning(
+            server,
+            format!("what it shows of its sessions is not known: {}", failure.text),
+            "check again; draining by idleness depends on it",
+        )),
+    }
 }
 
 /// What one server's answer says by itself.
@@ -161,6 +205,7 @@ fn judge_answer(cluster: &Cluster, server: &Server) -> Vec<Finding> {
         ));
     }
     findings.extend(judge_grants(cluster, server, answer));
+    findings.extend(judge_sight(server));
     findings.extend(answer.conditions.iter().filter_map(|condition| {
         let (text, remedy) = match &condition.outcome {
             Outcome::Passed => return None,

@@ -9,10 +9,13 @@ use std::{
 
 use pairflip_policy::{CheckFailure, CheckResult, Condition, Facts, Role};
 
-use crate::check::{
-    Checker, Probe,
-    dialect::{self, Dialect},
-    grants::{GRANTS_QUERY, Grants, Missing, Purpose},
+use crate::{
+    check::{
+        Checker, Probe,
+        dialect::{self, Dialect},
+        grants::{GRANTS_QUERY, Grants, Missing, Purpose},
+    },
+    sessions::{self, Sight},
 };
 
 /// Clocks that differ by less than this are the same for whoever looks at seconds of lag.
@@ -30,6 +33,8 @@ pub(super) struct Server {
     pub(super) role: Role,
     pub(super) pair: String,
     pub(super) answer: Result<Answer, CheckFailure>,
+    /// What it shows of its sessions, where they are to be ended by idleness.
+    pub(super) sight: Option<Result<Sight, sessions::Error>>,
 }
 
 /// What a server said about itself.

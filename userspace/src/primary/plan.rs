@@ -22,20 +22,21 @@ impl Speaker {
     }
 }
 
-/// Returns which server is told or asked what in a step, in order.
+/// Returns which server is told or asked what in a step, in order, as short as a person wants it: several of these are asked in one query.
 #[must_use]
 pub fn statements(step: SwitchoverStep, from: Speaker, to: Speaker) -> Vec<(SocketAddr, String)> {
-    let look = |server: Speaker| (server.address, server.dialect.state_query().to_owned());
+    let look = |server: Speaker| (server.address, server.dialect.position_query().to_owned());
     let channel = |server: Speaker| (server.address, server.dialect.replication_query().to_owned());
+    let seen = |server: Speaker| (server.address, "SELECT @@global.read_only".to_owned());
     match step {
         SwitchoverStep::CatchUp => vec![look(from), look(to), channel(to)],
         SwitchoverStep::Fence => {
-            vec![(from.address, fence_statement(from.dialect).to_owned()), look(from)]
+            vec![(from.address, fence_statement(from.dialect).to_owned()), seen(from)]
         }
         SwitchoverStep::FinalCatchUp => {
             vec![look(from), look(from), look(to), channel(to), look(from)]
         }
-        SwitchoverStep::Unfence => vec![(to.address, UNFENCE.to_owned()), look(to)],
+        SwitchoverStep::Unfence => vec![(to.address, UNFENCE.to_owned()), seen(to)],
         SwitchoverStep::EndSessions => {
             vec![(from.address, "KILL CONNECTION of each session that came through us".to_owned())]
         }

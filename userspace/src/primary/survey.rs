@@ -96,6 +96,19 @@ async fn ask(
         .await
 }
 
+/// Returns what a session may be doing unseen when it is taken for idle.
+const fn blind(sight: Sight) -> Option<&'static str> {
+    match sight {
+        Sight::Full(_) => None,
+        Sight::Partial { locks: true } => Some(
+            "performance_schema is off, so a transaction that has begun and touched no table (BEGIN alone, XA START) looks idle: its client may lose it",
+        ),
+        Sight::Partial { locks: false } => Some(
+            "performance_schema is off, so a transaction that has begun and touched no InnoDB table, GET_LOCK and HANDLER look idle: their clients may lose them",
+        ),
+    }
+}
+
 /// Returns what the server shows of its sessions, or the statements that would make it.
 async fn sight(
     server: &Server,
@@ -134,7 +147,7 @@ async fn ask_all(
         match sight {
             Ok(sight) => {
                 primary.table_locks = table_locks(session, sight).await?;
-                primary.blind = sight.caveat().map(str::to_owned);
+                primary.blind = blind(sight).map(str::to_owned);
             }
             Err(missing) => primary.missing_grants.extend(missing),
         }

@@ -44,7 +44,11 @@ impl Runtime {
     pub(super) fn serve_drain(&mut self, ask: Ask) {
         // Who asked may have been called off meanwhile: nobody waits for the answer then.
         match ask {
-            Ask::List { scope, answer } => _ = answer.send(self.flows_of(scope)),
+            Ask::List { scope, answer } => {
+                let began = Instant::now();
+                let flows = self.flows_of(scope);
+                _ = answer.send((flows, began.elapsed()));
+            }
             Ask::Find { ids, answer } => {
                 let found = self.dataplane.find_flows(&ids);
                 _ = answer.send(logged(found, "looking at flows that are held"));

@@ -88,6 +88,13 @@ impl PendingFlips {
 impl Runtime {
     /// Takes a flip in: names become ids, and the backends are asked how they are right now.
     pub(super) fn flip(&mut self, flip: &FlipRequest, reply: FlipReply) {
+        if self.stopping.is_some() {
+            return reply.refuse(ApiError::new(
+                "stopping",
+                "the daemon is stopping",
+                "start pairflipd and ask again",
+            ));
+        }
         let asked = match self.resolve(flip) {
             Ok(asked) => asked,
             Err(error) => return reply.refuse(error),

@@ -32,7 +32,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use pairflip_common::flow::FlowState;
-use pairflip_policy::{BackendId, Input, Moment, Output, Policy};
+use pairflip_policy::{BackendId, ClusterId, Input, Moment, Output, Policy};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
@@ -66,6 +66,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait for clients of the control socket to take their answers when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Longest wait for flips that are under way when the daemon ends: what is not undone by then the next daemon undoes or finishes.
+const LAST_FLIPS: Duration = Duration::from_secs(10);
 
 /// Longest wait for hooks to be told of the last events.
 const LAST_HOOKS: Duration = Duration::from_secs(5);
@@ -109,6 +112,8 @@ struct Runtime {
     drains: Drains,
     /// VIPs are on the interfaces and announced.
     announced: bool,
+    /// A signal asked for the end, which does not wait for longer than this.
+    stopping: Option<Instant>,
 }
 
 /// Why the loop ended.
@@ -179,11 +184,15 @@ impl Runtime {
             let flip_due = self.flips.due();
             let policy_due = self.policy.deadline().map(|at| self.started + at.elapsed());
             let ready_due = (!self.announced).then_some(ready_at);
-            let due = [flip_due, policy_due, ready_due].into_iter().flatten().min();
+            if self.may_stop() {
+                return Ok(Ended::Stopped);
+            }
+            let stop_due = self.stopping;
+            let due = [flip_due, policy_due, ready_due, stop_due].into_iter().flatten().min();
             tokio::select! {
                 biased;
-                _ = terminate.recv() => return Ok(Ended::Stopped),
-                _ = interrupt.recv() => return Ok(Ended::Stopped),
+                _ = terminate.recv() => self.stop(),
+                _ = interrupt.recv() => self.stop(),
                 _ = hangup.recv() => {
                     let reloaded = tokio::task::block_in_place(|| self.reload());
                     for why in reloaded.failed {
@@ -222,6 +231,27 @@ impl Runtime {
             }
             self.start_due_flips();
         }
+    }
+
+    /// Ends at once, or as soon as flips are undone that are under way: the next daemon would have to do it, and writes wait meanwhile. A second
+    /// signal does not wait.
+    fn stop(&mut self) {
+        let now = Instant::now();
+        if self.stopping.is_some() || self.flips_running().flips.is_empty() {
+            self.stopping = Some(now);
+            return;
+        }
+        tracing::warn!("a flip is under way: it is undone, or finished, before the daemon ends");
+        self.stopping = Some(now + LAST_FLIPS);
+        for index in 0..self.config.clusters.len() {
+            let cluster = ClusterId(index as u16);
+            self.feed(Input::CallOff { cluster, request: None });
+        }
+    }
+
+    fn may_stop(&self) -> bool {
+        self.stopping
+            .is_some_and(|at| at <= Instant::now() || self.flips_running().flips.is_empty())
     }
 
     /// Feeds one input and carries out all that follows from it.
@@ -291,7 +321,7 @@ impl Runtime {
         let clusters = self.config.clusters.iter().enumerate();
         clusters
             .filter_map(|(index, cluster)| {
-                let slot = self.ids.cluster_slot(pairflip_policy::ClusterId(index as u16))?;
+                let slot = self.ids.cluster_slot(ClusterId(index as u16))?;
                 Some((slot, sweep_limits(cluster.timeouts)))
             })
             .collect()

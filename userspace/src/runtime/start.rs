@@ -123,6 +123,7 @@ pub(super) async fn start(config: Config) -> Result<Parts> {
         holders: Holders::default(),
         drains: Drains::new(news),
         announced: false,
+        stopping: None,
         config,
     };
     runtime.place_snat_addresses().await?;

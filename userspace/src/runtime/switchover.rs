@@ -89,7 +89,7 @@ impl Runtime {
         tracing::debug!(%cluster, %id, ?step, ?timeout, "a step of a switchover");
         let at_once = match &step {
             Step::Pause { time } => Some(self.pause_writes(cluster, *time)),
-            Step::Release => Some(self.release_writes(cluster)),
+            Step::Release { keep_held } => Some(self.release_writes(cluster, *keep_held)),
             Step::Survey { .. }
             | Step::CatchUp { .. }
             | Step::Settle { .. }
@@ -159,7 +159,9 @@ impl Runtime {
             }
             Step::Fence { backend } => Work::Fence { server: server(backend)? },
             Step::Unfence { backend } => Work::Unfence { server: server(backend)? },
-            Step::Pause { .. } | Step::Release => return Err(failed("this is done at once")),
+            Step::Pause { .. } | Step::Release { .. } => {
+                return Err(failed("this is done at once"));
+            }
         })
     }
 
@@ -191,18 +193,16 @@ impl Runtime {
         Ok(StepAnswer::Done)
     }
 
-    /// Ends the pause, and lets go who is held; but those whose sessions are about to be ended stay held until then, so that they see a
-    /// plain close.
-    fn release_writes(&mut self, cluster: ClusterId) -> Result<StepAnswer, StepFailure> {
-        let unpaused = self.pause_writes(cluster, Duration::ZERO);
-        let view = self.policy.view();
-        let view = view.clusters.iter().find(|it| it.id == cluster);
-        let step = view.and_then(|it| Some(it.flip.as_ref()?.switchover.as_ref()?.step));
-        if step != Some(SwitchoverStep::Release) {
+    fn release_writes(
+        &mut self,
+        cluster: ClusterId,
+        keep_held: bool,
+    ) -> Result<StepAnswer, StepFailure> {
+        if !keep_held {
             // What a task that was cancelled has in its hands is let go with it.
             self.running(cluster).held = Held::default();
         }
-        unpaused
+        self.pause_writes(cluster, Duration::ZERO)
     }
 
     fn write_routes(&self, cluster: ClusterId) -> Vec<VipRoute> {

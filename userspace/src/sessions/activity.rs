@@ -112,14 +112,18 @@ impl SessionRow {
         let row = cells(row);
         let is_recorded = text(&row, "instrumented").eq_ignore_ascii_case("yes");
         let event = text(&row, "last");
+        let locks = text(&row, "locks");
+        // MySQL detaches a prepared XA transaction from its session, and leaves the event when it is committed or rolled back there.
+        let is_left_over =
+            text(&row, "detaches") == "1" && text(&row, "xa") == "PREPARED" && locks.is_empty();
         Self {
             unseen: (!is_recorded)
                 .then_some("performance_schema.setup_actors leaves this account out"),
-            in_transaction: !text(&row, "trx").is_empty(),
+            in_transaction: !text(&row, "trx").is_empty() && !is_left_over,
             is_xa: !matches!(text(&row, "xa").as_str(), "" | "NOTR"),
             transaction_time: millis(&text(&row, "trx_ms")),
             last: (!event.is_empty()).then(|| last(&event, &text(&row, "text"))),
-            locks: text(&row, "locks"),
+            locks,
             ..listed
         }
     }

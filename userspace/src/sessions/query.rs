@@ -31,16 +31,18 @@ pub(super) const SWITCHED_OFF: &str = "SELECT 'setup_instruments', NAME FROM per
 ///
 /// The metadata locks show LOCK TABLES, GET_LOCK, HANDLER and FLUSH TABLES WITH READ LOCK, and transactions that touch no InnoDB table.
 pub(super) fn look(schema: Schema, ids: &[u64]) -> String {
-    let (list, time) = match schema {
-        Schema::Performance => ("performance_schema.processlist", "p.TIME * 1000"),
+    let (list, time, detaches) = match schema {
+        Schema::Performance => ("performance_schema.processlist", "p.TIME * 1000", 1),
         Schema::Information { is_mariadb: false } => {
-            ("information_schema.processlist", "p.TIME * 1000")
+            ("information_schema.processlist", "p.TIME * 1000", 0)
         }
-        Schema::Information { is_mariadb: true } => ("information_schema.processlist", "p.TIME_MS"),
+        Schema::Information { is_mariadb: true } => {
+            ("information_schema.processlist", "p.TIME_MS", 0)
+        }
     };
     format!(
         "SELECT p.ID AS id, p.HOST AS host, p.USER AS user, p.COMMAND AS command, {time} AS time_ms, t.INSTRUMENTED AS instrumented, \
-         e.STATE AS trx, e.XA_STATE AS xa, e.TIMER_WAIT / 1000000000 AS trx_ms, \
+         e.STATE AS trx, e.XA_STATE AS xa, e.TIMER_WAIT / 1000000000 AS trx_ms, {detaches} AS detaches, \
          s.EVENT_NAME AS last, LEFT(s.SQL_TEXT, 200) AS text, \
          (SELECT GROUP_CONCAT(DISTINCT CONCAT(m.OBJECT_TYPE, ' ', m.LOCK_TYPE) SEPARATOR ', ') \
          FROM performance_schema.metadata_locks m WHERE m.OWNER_THREAD_ID = t.THREAD_ID AND m.LOCK_STATUS = 'GRANTED') AS locks \

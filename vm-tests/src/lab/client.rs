@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
-use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable as _};
+use mysql_async::{Conn, Opts, OptsBuilder, SslOpts, prelude::Queryable as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::database::{APP_PASSWORD, APP_USER};
@@ -47,6 +47,15 @@ impl Client {
         Ok(Self { runtime, opts })
     }
 
+    /// The same over TLS, with a server whose certificate nobody signed.
+    pub fn over_tls(mut self) -> Self {
+        let tls = SslOpts::default()
+            .with_danger_accept_invalid_certs(true)
+            .with_danger_skip_domain_validation(true);
+        self.opts = OptsBuilder::from_opts(self.opts).ssl_opts(Some(tls)).into();
+        self
+    }
+
     /// Connects and logs in.
     pub fn connect(&self) -> Result<Session<'_>> {
         let conn = self
@@ -80,6 +89,17 @@ impl Session<'_> {
         let conn = &mut self.conn;
         let value: Option<T> = self.client.runtime.block_on(conn.query_first(query))?;
         value.with_context(|| format!("{query} returned no row"))
+    }
+
+    /// Runs a statement, whatever it returns.
+    pub fn run(&mut self, statement: &str) -> Result<()> {
+        let conn = &mut self.conn;
+        self.client.runtime.block_on(conn.query_drop(statement)).context(statement.to_owned())
+    }
+
+    /// Asks whether the connection is there, as pools do before they hand it out.
+    pub fn ping(&mut self) -> Result<()> {
+        Ok(self.client.runtime.block_on(self.conn.ping())?)
     }
 
     /// Like [`Session::value`], but gives up, after which the connection is good for nothing.

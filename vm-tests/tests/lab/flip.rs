@@ -193,23 +193,79 @@ fn a_flip_to_a_read_only_primary_refuses_writes_until_it_is_writable() {
 }
 
 #[test]
-fn a_safe_flip_says_that_it_is_not_there_yet_and_changes_nothing() {
-    let (_lab, daemon) = start(&options());
-    let output = daemon.pairflip(&["flipactive"]).unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("not in this version") && said.contains("--route-only"), "{said}");
-    assert_eq!(daemon.status().unwrap()["clusters"][0]["active_pair"], "pair1");
+fn a_flip_takes_writes_along_and_a_dry_run_changes_nothing() {
+    let (lab, daemon) = start(&options());
+    let plan = daemon.ctl(&["flip", "--dry-run"]).unwrap();
+    assert!(plan.contains("pair1 -> pair2  possible") && plan.contains("SET GLOBAL"), "{plan}");
+    assert_eq!(daemon.status().unwrap()["clusters"][0]["generation"], 1, "nothing was changed");
+    let said = daemon.ctl(&["flipactive"]).unwrap();
+    assert!(said.contains("pair1 -> pair2") && said.contains("writes waited for"), "{said}");
+    assert_eq!(server_id(&lab, "client1", VIP_WRITE).unwrap(), PAIR2_PRIMARY);
+    assert_eq!(server_id(&lab, "client1", VIP_READ).unwrap(), PAIR2_REPLICA);
+    let read_only = |number| lab.db(number).sql("SELECT @@global.read_only").unwrap();
+    assert_eq!([read_only(1), read_only(3)], ["1", "0"]);
+    // Two operators with one thought.
+    let (code, said) = refused(&daemon, &["flip"]);
+    assert!(code == Some(1) && said.contains("recent_flip"), "{code:?}: {said}");
+    lab.db(3).sql("REVOKE READ_ONLY ADMIN ON *.* FROM pairflip").unwrap();
+    let (code, said) = refused(&daemon, &["flip", "--force", "recent_flip"]);
+    let grant = "GRANT READ_ONLY ADMIN ON *.* TO `pairflip`@`%`;";
+    assert!(code == Some(1) && said.contains(grant), "{code:?}: {said}");
     for (arguments, expected) in [
-        (&["flip", "--route-only", "--to", "pair9"][..], "has no pair \"pair9\""),
-        (&["flip", "--route-only", "--cluster", "other"], "no cluster \"other\""),
-        (&["flip", "--route-only", "--force", "everything"], "is not a precondition"),
+        (&["flip", "--to", "pair9"][..], "has no pair \"pair9\""),
+        (&["flip", "--cluster", "other"], "no cluster \"other\""),
+        (&["flip", "--force", "everything"], "is not a precondition"),
+        (&["flip", "--force", "missing_grant"], "is not a precondition that can be waived"),
     ] {
-        let output = daemon.pairflip(arguments).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(expected), "{arguments:?}: {said}");
+        let (code, said) = refused(&daemon, arguments);
+        assert!(code == Some(1) && said.contains(expected), "{arguments:?}: {code:?} {said}");
     }
-    let again = daemon.ctl(&["flip", "--route-only", "--to", "pair1"]).unwrap();
+    let again = daemon.ctl(&["flip", "--to", "pair2"]).unwrap();
     assert!(again.contains("active already"), "{again}");
+}
+
+fn refused(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = daemon.pairflip(arguments).unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn ctrl_c_and_the_daemons_end_undo_a_flip_that_waits() {
+    let (lab, mut daemon) = start(&options());
+    lab.db(1).sql("CREATE TABLE app.t (n INT); INSERT INTO app.t VALUES (0)").unwrap();
+    let (ready, opened) = mpsc::channel();
+    let (close, closed) = mpsc::channel::<()>();
+    let client = lab.ns("client1").spawn(move || {
+        let client = Client::new(VIP_WRITE).unwrap();
+        let mut session = client.connect().unwrap();
+        session.run("BEGIN").unwrap();
+        session.run("UPDATE app.t SET n = n + 1").unwrap();
+        ready.send(()).unwrap();
+        _ = closed.recv();
+        session.run("COMMIT")
+    });
+    let client = client.unwrap();
+    opened.recv().unwrap();
+    let waits = |daemon: &Daemon| {
+        let flip = daemon.status().unwrap()["clusters"][0]["flip"].take();
+        flip["waiting_for"].as_str().is_some_and(|text| text.contains("in a transaction"))
+    };
+    let mut flip = daemon.start_pairflip(&["flip"]).unwrap();
+    wait_for("the flip waits for the transaction", SLACK, || waits(&daemon));
+    let pid = nix::unistd::Pid::from_raw(flip.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(flip.wait().unwrap().code(), Some(4));
+    assert!(daemon.status().unwrap()["clusters"][0]["flip"].is_null(), "nothing is left of it");
+
+    let mut flip = daemon.start_pairflip(&["flip"]).unwrap();
+    wait_for("the flip waits for the transaction", SLACK, || waits(&daemon));
+    daemon.stop().unwrap();
+    assert_eq!(flip.wait().unwrap().code(), Some(4), "the daemon undid it before it ended");
+    daemon.start().unwrap();
+    let events = daemon.ctl(&["events"]).unwrap();
+    assert!(!events.contains("was started in the middle of a flip"), "{events}");
+    assert_eq!(lab.db(1).sql("SELECT @@global.read_only").unwrap(), "0");
+    drop(close);
+    client.join().unwrap().expect("the transaction commits");
+    assert_eq!(lab.db(1).sql("SELECT n FROM app.t").unwrap(), "1");
 }

@@ -50,7 +50,7 @@ fn lab_with(change: impl FnOnce(Options) -> Options) -> Lab {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("s{}x{number}", std::process::id());
-    let options = change(Options::new(&name));
+    let options = change(Options { may_only_check: true, ..Options::new(&name) });
     Lab::up(&options, |_| {}).unwrap()
 }
 

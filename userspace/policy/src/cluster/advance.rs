@@ -46,7 +46,8 @@ impl Cluster {
     /// Takes the steps of a switchover or a failover, and what follows from them.
     fn advance_intentions(&mut self, now: Moment, outputs: &mut Outputs) {
         let goals = |cluster: &Self| {
-            (cluster.state_goal(), cluster.flip.is_some(), cluster.keeps_writes(cluster.active))
+            let routes = (cluster.keeps_writes(cluster.active), cluster.waits_for_intent());
+            (cluster.state_goal(), cluster.flip.is_some(), routes)
         };
         let before = goals(self);
         self.advance_switchover(now, outputs);
@@ -181,7 +182,7 @@ impl Cluster {
 
     /// Asks for a swap if the kernel's table is not what it should be.
     fn advance_swap(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
-        if self.swap.under_way.is_some() {
+        if self.swap.under_way.is_some() || self.waits_for_intent() {
             return;
         }
         self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
@@ -228,6 +229,13 @@ impl Cluster {
             flip.stage = FlipStage::Swapping;
         }
         outputs.push_back(Output::SwapRoutes { cluster: self.spec.id, table, reason });
+    }
+
+    /// Returns whether the kernel forwards as it should by what is known now.
+    pub(super) fn is_table_as_wanted(&self) -> bool {
+        let routes = self.answers(self.active).into_iter().map(|answer| answer.target).collect();
+        let wanted = RouteTable { generation: self.generation, active: self.active, routes };
+        self.table.as_ref().is_some_and(|in_force| in_force.routes_like(&wanted))
     }
 
     /// Returns where every route goes when this pair is active.

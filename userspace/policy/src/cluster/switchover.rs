@@ -94,8 +94,11 @@ pub(super) struct Switchover {
     is_stuck: bool,
     /// The first checks after a restart are waited for until then.
     patience: Moment,
-    /// The kernel said at the start that the new pair is active.
-    kernel_has_swapped: bool,
+    /// The last position of the old primary is one that nothing was written after: the kernel had swapped when the daemon
+    /// was started, or it was read since.
+    is_sure: bool,
+    /// The new primary may take writes, for all that is known before its first answer.
+    must_hear_new: bool,
     warnings: Vec<FlipWarning>,
 }
 
@@ -284,6 +287,11 @@ impl Cluster {
         self.switchover.as_ref().is_some_and(|running| {
             running.paused_at.is_some() && running.from == pair && !running.is_stuck
         })
+    }
+
+    /// Returns whether the routes are taken to the new pair, whose primary is about to take writes.
+    pub(super) fn is_committing(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|running| running.step == SwitchoverStep::Commit)
     }
 
     pub(super) fn switchover_view(&self) -> Option<FlipView> {

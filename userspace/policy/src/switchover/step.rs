@@ -39,8 +39,8 @@ pub enum Step {
     Unfence { backend: BackendId },
     /// End the sessions of clients that came through us to this server: killed there, then reset.
     EndSessions { backend: BackendId },
-    /// End the cluster's pause and all its holds.
-    Release,
+    /// End the cluster's pause, and all holds unless those are about to be ended with their sessions.
+    Release { keep_held: bool },
 }
 
 impl Step {
@@ -57,7 +57,7 @@ impl Step {
             Self::Reach { .. } => "reach",
             Self::Unfence { .. } => "unfence",
             Self::EndSessions { .. } => "end_sessions",
-            Self::Release => "release",
+            Self::Release { .. } => "release",
         }
     }
 
@@ -73,7 +73,7 @@ impl Step {
             | Self::Fence { .. }
             | Self::Unfence { .. }
             | Self::EndSessions { .. }
-            | Self::Release => false,
+            | Self::Release { .. } => false,
         }
     }
 }

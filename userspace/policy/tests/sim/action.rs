@@ -81,6 +81,13 @@ pub(crate) enum Action {
         to: Option<u8>,
         bits: u16,
     },
+    /// A switchover of a cluster in which all is well. After so many answers of drivers something happens.
+    SwitchThen {
+        cluster: u8,
+        bits: u16,
+        answers: u8,
+        then: Then,
+    },
     CallOff {
         cluster: u8,
     },
@@ -108,6 +115,34 @@ pub(crate) enum Action {
         outputs: u8,
         done: u16,
     },
+}
+
+/// What happens in the middle of a switchover.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Then {
+    Nothing,
+    CallOff,
+    Restart {
+        done: bool,
+    },
+    Reboot {
+        done: bool,
+    },
+    KillOld {
+        silent: bool,
+    },
+    KillNew,
+    CutOld,
+    CutThem,
+    /// The answer of the new primary, when it is to take writes, is lost, and nothing works for a while.
+    LoseUnfence {
+        late: u8,
+    },
+    /// The next answers are failures.
+    Fail {
+        late: u8,
+    },
+    Write,
 }
 
 /// What becomes of a server.
@@ -150,8 +185,8 @@ impl Action {
         };
         let cluster = random.below(2) as u8;
         // Where much happens at once, little comes to an end.
-        let choice = match random.below(216) {
-            choice if is_calm && random.below(3) > 0 => choice % 50,
+        let choice = match random.below(224) {
+            choice if is_calm && choice < 200 && random.below(3) > 0 => choice % 50,
             choice => choice,
         };
         match choice {
@@ -185,7 +220,7 @@ impl Action {
             161..163 => Self::CutUs { server: server(random) },
             163..165 => Self::MendUs { server: server(random) },
             165..168 => Self::Outage,
-            168..174 => Self::Flip {
+            168..174 | 220..222 => Self::Flip {
                 cluster: random.below(3) as u8,
                 to: (random.below(6) > 0).then(|| random.below(5) as u8),
                 drain: random.below(3) as u8,
@@ -218,8 +253,33 @@ impl Action {
                 to: (random.below(6) > 0).then(|| random.below(4) as u8),
                 bits: random.next() as u16,
             },
-            210..212 => Self::CallOff { cluster },
+            210 => Self::CallOff { cluster },
+            211..220 => Self::SwitchThen {
+                cluster,
+                bits: random.next() as u16,
+                answers: random.below(22) as u8,
+                then: Then::any(random),
+            },
             _ => Self::Crash { outputs: random.below(6) as u8, done: random.next() as u16 },
+        }
+    }
+}
+
+impl Then {
+    fn any(random: &mut Random) -> Self {
+        match random.below(17) {
+            15 => Self::LoseUnfence { late: random.below(4) as u8 },
+            16 => Self::KillOld { silent: false },
+            0..2 => Self::Nothing,
+            2..4 => Self::CallOff,
+            4..6 => Self::Restart { done: random.below(2) == 0 },
+            6 => Self::Reboot { done: random.below(2) == 0 },
+            7 | 14 => Self::KillOld { silent: random.below(2) == 0 },
+            8 => Self::KillNew,
+            9 => Self::CutOld,
+            10 => Self::CutThem,
+            11..13 => Self::Fail { late: random.below(4) as u8 },
+            _ => Self::Write,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use pairflip_policy::*;
 
 use crate::{
+    action::Then,
     server::{Mode, server_id},
     world::{Fed, Site, World},
 };
@@ -53,6 +54,100 @@ impl World {
         }
         let input = Input::Switchover { cluster, request, to, drain, force, limits, dry_run };
         self.feed(input, Fed::Flip);
+    }
+
+    /// All is well, a switchover begins, and in the middle something happens.
+    pub(crate) fn switch_then(&mut self, cluster: ClusterId, bits: u16, answers: u8, then: Then) {
+        if self.policy.view().clusters.iter().any(|view| view.id == cluster && view.flip.is_none())
+        {
+            self.heal(cluster);
+        }
+        let failing = std::mem::take(&mut self.failing_drivers);
+        let view = self.policy.view().clusters.into_iter().find(|view| view.id == cluster);
+        let active = view.expect("a cluster").active;
+        let others = self.sites[&cluster].spec.pairs.iter().map(|pair| pair.id);
+        let others: Vec<_> = others.filter(|pair| *pair != active).collect();
+        let to = others[usize::from(bits) % others.len()].0 as u8;
+        self.switch(cluster.0 as u8, Some(to), bits & !8 | 0x100);
+        for _ in 0..answers {
+            self.write(cluster, self.writes.is_multiple_of(2));
+            self.answer(0, 99, 0);
+        }
+        let pairs = self.sites[&cluster].run.as_ref().map(|run| (run.from, run.to));
+        let primary = |pair: PairId| self.sites[&cluster].spec.pairs[usize::from(pair.0)].primary;
+        let both = pairs.map(|(from, to)| (primary(from), primary(to)));
+        match (then, both) {
+            (Then::CallOff, _) => self.call_off(cluster),
+            (Then::Restart { done }, _) => self.restart(if done { u16::MAX } else { 0 }, false),
+            (Then::Reboot { done }, _) => self.restart(if done { u16::MAX } else { 0 }, true),
+            (Then::KillOld { silent }, Some((old, _))) => {
+                self.server(old).mode = if silent { Mode::Silent } else { Mode::Dead };
+                // Long enough for checks to find out, and for an operator to be told.
+                for _ in 0..8 {
+                    self.pass(900);
+                    self.round(cluster);
+                    self.answer(0, 99, 0);
+                    self.answer(0, 99, 0);
+                }
+            }
+            (Then::KillNew, Some((_, new))) => self.server(new).mode = Mode::Dead,
+            (Then::CutOld, Some((old, _))) => self.server(old).is_cut_off = true,
+            (Then::CutThem, Some((old, new))) => _ = self.cuts.insert((old.min(new), old.max(new))),
+            (Then::LoseUnfence { late }, _) => {
+                let is_asked = |world: &Self| {
+                    let is_unfence =
+                        |it: &Output| matches!(it, Output::Step { step: Step::Unfence { .. }, .. });
+                    world.pending.front().is_some_and(is_unfence)
+                };
+                for _ in 0..30 {
+                    if is_asked(self) {
+                        break;
+                    }
+                    self.answer(0, 99, 0);
+                }
+                self.failing_drivers = 100;
+                for _ in 0..4 {
+                    self.answer(0, 0, late);
+                    self.pass(20_000);
+                    self.time_out();
+                }
+            }
+            (Then::Fail { late }, _) => {
+                self.failing_drivers = 100;
+                for _ in 0..5 {
+                    self.answer(0, 0, late);
+                    self.time_out();
+                }
+            }
+            (Then::Write, _) => self.write(cluster, true),
+            (Then::Nothing, _) | (_, None) => {}
+        }
+        self.failing_drivers = failing;
+    }
+
+    /// Everything of a cluster is as an operator would have it before a switchover.
+    fn heal(&mut self, cluster: ClusterId) {
+        let view = self.policy.view().clusters.into_iter().find(|view| view.id == cluster);
+        let active = view.expect("a cluster").active;
+        let primaries: Vec<_> =
+            self.sites[&cluster].spec.pairs.iter().map(|pair| (pair.id, pair.primary)).collect();
+        for (pair, primary) in primaries {
+            let server = self.server(primary);
+            server.repair();
+            server.read_only = pair != active;
+        }
+        self.meddle(cluster);
+        self.cuts.clear();
+        for _ in 0..2 {
+            self.replicate(cluster);
+            self.writes += 1;
+        }
+        for _ in 0..3 {
+            self.round(cluster);
+            for _ in 0..4 {
+                self.answer(0, 99, 0);
+            }
+        }
     }
 
     pub(crate) fn call_off(&mut self, cluster: ClusterId) {
@@ -113,7 +208,7 @@ impl World {
                 self.judge_writers(cluster);
                 result.map_err(step_failure)
             }
-            Step::Pause { .. } | Step::Release | Step::EndSessions { .. } => {
+            Step::Pause { .. } | Step::Release { .. } | Step::EndSessions { .. } => {
                 if fails && late % 2 == 1 {
                     return Err(failure(StepFault::Refused));
                 }
@@ -129,7 +224,7 @@ impl World {
         let site = self.site(cluster);
         match step {
             Step::Pause { time } => site.hold = Some(Hold { backend: None, until: now + *time }),
-            Step::Release => site.hold = None,
+            Step::Release { .. } => site.hold = None,
             Step::EndSessions { backend } => _ = site.flows.remove(backend),
             _ => {}
         }
@@ -294,8 +389,15 @@ impl World {
 
     pub(crate) fn judge_switchover_event(&mut self, cluster: ClusterId, what: &EventKind) {
         match what {
-            EventKind::SwitchoverResumed { undo, .. } => {
+            EventKind::SwitchoverResumed { undo, from, to } => {
                 self.seen.add(if *undo { "switch_resumed_undo" } else { "switch_resumed" });
+                let is_other =
+                    |run: &&mut Run| (run.from, run.to) != (*from, *to) || run.was_read_only;
+                if let Some(run) = self.site(cluster).run.as_mut().filter(is_other) {
+                    // An earlier one is resumed, of which the state file still knew.
+                    (run.from, run.to) = (*from, *to);
+                    (run.is_meddled, run.is_over) = (true, false);
+                }
             }
             EventKind::SwitchoverStuck { .. } => self.seen.add("switch_stuck"),
             EventKind::SwitchoverTakenOver { .. } => {
@@ -309,6 +411,9 @@ impl World {
             }
             EventKind::SwitchoverDone { .. } => {
                 self.seen.add("switchovers");
+                // An operator asked for it, and knows of what happened before.
+                self.site(cluster).out.clear();
+                self.site(cluster).failed_over_at = None;
                 self.judge_end(cluster, true);
             }
             EventKind::SwitchoverUndone { .. } => {

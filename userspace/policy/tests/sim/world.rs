@@ -142,14 +142,17 @@ pub(crate) struct World {
     /// Questions that the drivers have not answered, per cluster and kind in order.
     pub(crate) pending: VecDeque<Output>,
     /// In percent.
-    failing_drivers: u8,
+    pub(crate) failing_drivers: u8,
     pub(crate) requests: u64,
-    writes: u64,
+    pub(crate) writes: u64,
     /// Counts what the policy was told.
     pub(crate) tick: u64,
     /// The daemon dies after so many outputs; then these bits say what was done.
     dying: Option<(u8, u16)>,
     deaths: u64,
+    /// Nothing was fed to the policy for a long time.
+    pub(crate) is_overdue: bool,
+    fed_at: Moment,
     pub(crate) waiting: BTreeMap<RequestId, ClusterId>,
     /// What is being drained, and why.
     pub(crate) drains: BTreeMap<(ClusterId, EndWhich), DrainReason>,
@@ -221,6 +224,8 @@ impl World {
             tick: 0,
             dying: None,
             deaths: 0,
+            is_overdue: false,
+            fed_at: Moment::START,
             waiting: BTreeMap::new(),
             drains: BTreeMap::new(),
             trace: None,
@@ -310,6 +315,9 @@ impl World {
             }
             Action::Flip { cluster, to, drain, force } => self.flip(cluster, to, drain, force),
             Action::Switch { cluster, to, bits } => self.switch(cluster, to, bits),
+            Action::SwitchThen { cluster, bits, answers, then } => {
+                self.switch_then(self.cluster(cluster), bits, answers, then);
+            }
             Action::CallOff { cluster } => self.call_off(self.cluster(cluster)),
             Action::Admin { cluster, target, pair, admin, millis, cut, force } => {
                 let cluster = self.cluster(cluster);
@@ -531,7 +539,7 @@ impl World {
     }
 
     /// Every server fetches what it can and applies it.
-    fn replicate(&mut self, cluster: ClusterId) {
+    pub(crate) fn replicate(&mut self, cluster: ClusterId) {
         let backends = self.backends(cluster);
         for backend in backends {
             for index in 0..self.servers[&backend].inflows.len() {
@@ -579,7 +587,7 @@ impl World {
         }
     }
 
-    fn write(&mut self, cluster: ClusterId, old_flow: bool) {
+    pub(crate) fn write(&mut self, cluster: ClusterId, old_flow: bool) {
         let site = &self.sites[&cluster];
         let table = site.kernel.as_ref();
         let to = table.and_then(|it| it.routes[usize::from(WRITES.0)].backends().next());
@@ -774,7 +782,7 @@ impl World {
     }
 
     /// Lets a driver finish one thing, or fail at it.
-    fn answer(&mut self, index: u8, luck: u8, late: u8) {
+    pub(crate) fn answer(&mut self, index: u8, luck: u8, late: u8) {
         let index = usize::from(index) % self.pending.len().max(1);
         let Some(output) = self.pending.remove(index) else { return };
         let fails = luck < self.failing_drivers;
@@ -930,7 +938,7 @@ impl World {
     }
 
     /// The daemon dies. What a driver had in hand was done, or was not.
-    fn restart(&mut self, done: u16, is_reboot: bool) {
+    pub(crate) fn restart(&mut self, done: u16, is_reboot: bool) {
         self.dying = None;
         self.deaths += 1;
         self.seen.add("restarts");
@@ -1029,8 +1037,11 @@ impl World {
     pub(crate) fn feed(&mut self, input: Input, fed: Fed) {
         let now = self.now;
         self.note(format_args!("{now} {input:?}"));
+        self.is_overdue = now.since(self.fed_at) > Duration::from_secs(60);
+        self.fed_at = now;
         self.policy.handle(input, self.now);
         self.drain(fed);
+        self.is_overdue = false;
     }
 
     fn drain(&mut self, fed: Fed) {

@@ -1,14 +1,14 @@
-//! The documentation says what the code does: preconditions and steps in `docs/switchover.md` are made of the enums.
+//! The documentation says what the code does: preconditions and steps in `docs/flip.md` are made of the enums.
 
 use std::fs;
 
 use pairflip_policy::switchover::{preconditions_table, steps_table};
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/switchover.md");
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/flip.md");
 
 #[test]
 fn the_documented_tables_are_those_of_the_code() {
-    let mut document = fs::read_to_string(DOCUMENT).expect("docs/switchover.md");
+    let mut document = fs::read_to_string(DOCUMENT).expect("docs/flip.md");
     let before = document.clone();
     for (name, table) in [("preconditions", preconditions_table()), ("steps", steps_table())] {
         let begin = format!(
@@ -22,9 +22,6 @@ fn the_documented_tables_are_those_of_the_code() {
     if std::env::var_os("PAIRFLIP_BLESS").is_some() {
         fs::write(DOCUMENT, document).expect("write");
     } else {
-        assert_eq!(
-            before, document,
-            "docs/switchover.md is stale: run this test with PAIRFLIP_BLESS=1"
-        );
+        assert_eq!(before, document, "docs/flip.md is stale: run this test with PAIRFLIP_BLESS=1");
     }
 }

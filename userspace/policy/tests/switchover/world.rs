@@ -290,7 +290,7 @@ impl World {
                 return StepAnswer::CaughtUp { position: "1-1-7".into() };
             }
             Step::Pause { .. } => self.is_paused = true,
-            Step::Release => self.is_paused = false,
+            Step::Release { .. } => self.is_paused = false,
             Step::EndSessions { .. } => return StepAnswer::Ended { killed: 3, reset: 1 },
             Step::CatchUp { .. } | Step::Settle { .. } | Step::Reach { .. } => {}
         }

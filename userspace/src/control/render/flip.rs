@@ -109,7 +109,9 @@ impl Page {
             "waived" => Tone::Odd,
             _ => Tone::Bad,
         };
-        self.paint(tone, &format!("  {result:<7}"));
+        // Beside a word for what would be wrong.
+        let said = if result == "holds" { "ok" } else { result };
+        self.paint(tone, &format!("  {said:<7}"));
         self.line(Tone::Neutral, &format!("  {name:<width$}  {rule}"));
         if !text.is_empty() {
             self.line(tone, &format!("  {:<7}  {:<width$}  {}", "", "", printable(text)));
@@ -191,7 +193,7 @@ preconditions
   fails    target_lagging   the rule
                             it is 12 s behind
                             --force target_lagging flips all the same
-  holds    target_writable  the rule
+  ok       target_writable  the rule
 steps
    1  making the old primary read-only
       10.0.1.11:3306: SET GLOBAL read_only = 1

@@ -102,7 +102,7 @@ impl Cluster {
             AdminTarget::Backend(_) => return,
         };
         // About to fail over: what is said now is not about what comes of it.
-        if pair == self.active {
+        if pair == self.active && self.failing_over_to().is_some() {
             return;
         }
         if self.failover.memory.out.remove(&pair) && self.failover.memory.out.is_empty() {

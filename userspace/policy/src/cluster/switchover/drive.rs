@@ -66,7 +66,7 @@ impl Cluster {
                 return;
             }
             (Step::Unfence { backend }, Ok(_)) => (*backend, false),
-            (Step::Release, _) => {
+            (Step::Release { .. }, _) => {
                 // What could not be ended ends by itself.
                 running.is_paused = false;
                 return;

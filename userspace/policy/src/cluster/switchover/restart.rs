@@ -47,7 +47,8 @@ impl Switchover {
             undo: None,
             is_stuck: false,
             patience: now,
-            kernel_has_swapped: false,
+            is_sure: false,
+            must_hear_new: false,
             warnings: Vec::new(),
         }
     }
@@ -75,10 +76,11 @@ impl Cluster {
             is_paused: true,
             may_be_fenced: true,
             may_be_unfenced: !undo,
-            kernel_has_swapped: match source {
+            is_sure: match source {
                 ActiveSource::Kernel | ActiveSource::KernelOverStateFile { .. } => true,
                 ActiveSource::StateFile | ActiveSource::Configuration => false,
             },
+            must_hear_new: self.active == to,
             ..Switchover::new(from, to, step, now)
         };
         running.intent =
@@ -94,18 +96,45 @@ impl Cluster {
 
     /// Takes the next step forward after a restart.
     pub(super) fn advance_resume(&mut self, now: Moment, outputs: &mut Outputs) {
-        let Some(running) = &self.switchover else { return };
         let Some((old, new)) = self.primaries() else { return };
-        let is_asked = |backend: BackendId| self.backends[&backend].checked_at.is_some();
-        if !(is_asked(old) && is_asked(new)) && now < running.patience {
-            return;
-        }
         if self.backends[&new].read_only() == Some(false) {
             // It got as far as that, or somebody did it by hand.
             return self.enter(SwitchoverStep::Open, now, outputs);
         }
+        let is_asked = |backend: BackendId| self.backends[&backend].checked_at.is_some();
+        let is_heard = self.backends[&new].facts.is_some();
+        let Some(running) = &mut self.switchover else { return };
+        if !(is_asked(old) && is_asked(new)) && now < running.patience {
+            return;
+        }
+        if !running.is_sure {
+            if !is_heard {
+                let text = "nobody takes writes: the new primary has not answered since the daemon's start";
+                return self.stuck(text.into(), now, outputs);
+            }
+            // The next daemon must not take the position for the last one.
+            if let Some(intent) = &mut running.intent {
+                intent.stage = IntentStage::Prepared;
+            }
+            if !self.is_written() {
+                return;
+            }
+        }
         // Whatever happened to it meanwhile.
         self.send(Step::Fence { backend: old }, Some(FENCE_TIMEOUT), now, outputs);
+    }
+
+    /// Returns whether the routes must not lead to the new pair yet: the next daemon would take that for a position that
+    /// can be relied on.
+    pub(in crate::cluster) fn waits_for_intent(&self) -> bool {
+        let Some(running) = &self.switchover else { return false };
+        let waits = running.step == SwitchoverStep::Resume && !running.is_sure;
+        let writes = self.backends[&self.pair(running.to).primary].read_only() == Some(false);
+        let is_doubtful = running.intent.as_ref().is_some_and(|intent| match intent.stage {
+            IntentStage::Promoting { .. } => true,
+            IntentStage::Prepared => false,
+        });
+        waits && !writes && (is_doubtful || !self.is_written())
     }
 
     pub(super) fn resume_answered(
@@ -115,13 +144,13 @@ impl Cluster {
         now: Moment,
         outputs: &mut Outputs,
     ) {
-        let Some(running) = &self.switchover else { return };
-        let Some((from, to)) = self.primaries() else { return };
+        let Some(running) = &mut self.switchover else { return };
+        let (from, to) = {
+            let primary = |pair: PairId| self.spec.pairs[usize::from(pair.0)].primary;
+            (primary(running.from), primary(running.to))
+        };
         let position = match running.intent.as_ref().map(|intent| &intent.stage) {
-            // Only where the routes were swapped: until then the old primary may have taken writes again.
-            Some(IntentStage::Promoting { position }) if running.kernel_has_swapped => {
-                Some(position.clone())
-            }
+            Some(IntentStage::Promoting { position }) if running.is_sure => Some(position.clone()),
             Some(IntentStage::Promoting { .. } | IntentStage::Prepared) | None => None,
         };
         match (step, result, position) {
@@ -136,6 +165,14 @@ impl Cluster {
             ) => {
                 let step = Step::Reach { to, position };
                 self.send(step, Some(CATCH_UP_TIMEOUT), now, outputs);
+            }
+            (_, Ok(StepAnswer::CaughtUp { position }), _) => {
+                running.is_sure = true;
+                if let Some(intent) = &mut running.intent {
+                    intent.stage = IntentStage::Promoting { position };
+                }
+                self.state_file.retry_at = None;
+                self.enter(SwitchoverStep::Commit, now, outputs);
             }
             (_, Ok(_), _) => self.enter(SwitchoverStep::Unfence, now, outputs),
             (step, Err(StepFailure { text, .. }), _) => {

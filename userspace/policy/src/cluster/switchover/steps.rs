@@ -37,6 +37,10 @@ impl Cluster {
             (SwitchoverStep::Survey, Ok(StepAnswer::Surveyed(survey))) => {
                 self.surveyed(&survey, now, outputs);
             }
+            (SwitchoverStep::Survey, Err(failure)) => {
+                let survey = Survey { from: Err(failure.clone()), to: Err(failure) };
+                self.surveyed(&survey, now, outputs);
+            }
             (SwitchoverStep::Fence, Ok(StepAnswer::Fenced { was_read_only: true })) => {
                 let text = "somebody else made the old primary read-only meanwhile";
                 self.undo_switchover(UndoCause::Error, text.into(), now, outputs);
@@ -50,6 +54,7 @@ impl Cluster {
             }
             (SwitchoverStep::Unfence, result) => self.unfence_done(result, now, outputs),
             (SwitchoverStep::Release, result) => {
+                self.pause_ended(now);
                 let warning = result.err().map(|it| FlipWarning::NotReleased { text: it.text });
                 self.warn(warning);
                 self.enter(SwitchoverStep::EndSessions, now, outputs);
@@ -179,6 +184,14 @@ impl Cluster {
             SwitchoverStep::Prepare if running.write_failed.is_some() => {
                 self.not_prepared(now, outputs);
             }
+            // After a restart; else the swap leads on.
+            SwitchoverStep::Commit if self.flip.is_none() && self.is_written() => {
+                self.enter(SwitchoverStep::Unfence, now, outputs);
+            }
+            SwitchoverStep::Commit if self.flip.is_none() && running.write_failed.is_some() => {
+                let text = "nobody takes writes until the state file can be written: make room or fix permissions in state_dir";
+                self.stuck(text.into(), now, outputs);
+            }
             SwitchoverStep::CatchUp => {
                 self.send(Step::CatchUp { from, to }, None, now, outputs);
             }
@@ -200,7 +213,8 @@ impl Cluster {
             }
             SwitchoverStep::Open => self.open(now, outputs),
             SwitchoverStep::Release => {
-                self.send(Step::Release, Some(LOCAL_TIMEOUT), now, outputs);
+                // Who is held sees a plain close in the next step, and finds the new primary.
+                self.send(Step::Release { keep_held: true }, Some(LOCAL_TIMEOUT), now, outputs);
             }
             SwitchoverStep::EndSessions => {
                 let step = Step::EndSessions { backend: from };
@@ -277,7 +291,6 @@ impl Cluster {
         let Some(running) = &mut self.switchover else { return };
         match result {
             Ok(_) => {
-                running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
                 self.enter(SwitchoverStep::Open, now, outputs);
             }
             Err(StepFailure { fault: StepFault::Unknown, text }) => {
@@ -295,8 +308,7 @@ impl Cluster {
 
     /// Waits until the kernel has the routes that follow from a new primary that takes writes.
     fn open(&mut self, now: Moment, outputs: &mut Outputs) {
-        let is_in_force = self.table.as_ref().is_some_and(|table| table.active == self.active);
-        if is_in_force && self.swap.under_way.is_none() && self.swap.retry_at.is_none() {
+        if self.swap.under_way.is_none() && self.is_table_as_wanted() {
             // The end of the pause comes first, or a SYN waits a second for its next try.
             self.enter(SwitchoverStep::Release, now, outputs);
         }
@@ -340,6 +352,12 @@ impl Cluster {
         if let Some(request) = running.request {
             let outcome = SwitchoverOutcome::Done { done, paused, took };
             outputs.push_back(Output::SwitchoverReply { request, outcome });
+        }
+    }
+
+    fn pause_ended(&mut self, now: Moment) {
+        if let Some(running) = &mut self.switchover {
+            running.paused = running.paused_at.map_or(Duration::ZERO, |at| now.since(at));
         }
     }
 

@@ -107,7 +107,12 @@ impl Cluster {
             return;
         }
         if running.is_paused && (running.is_stuck || !running.may_be_fenced) {
-            return self.send(Step::Release, Some(LOCAL_TIMEOUT), now, outputs);
+            return self.send(
+                Step::Release { keep_held: false },
+                Some(LOCAL_TIMEOUT),
+                now,
+                outputs,
+            );
         }
         if running.may_be_fenced {
             return self.give_back(self.pair(from).primary, self.pair(to).primary, now, outputs);
@@ -132,9 +137,16 @@ impl Cluster {
     /// Makes the old primary writable again, if it is the only one.
     fn give_back(&mut self, old: BackendId, new: BackendId, now: Moment, outputs: &mut Outputs) {
         let Some(running) = &self.switchover else { return };
-        let is_asked = self.backends[&new].checked_at.is_some() || now >= running.patience;
+        let new_one = &self.backends[&new];
+        if now < running.patience && new_one.checked_at.is_none() {
+            return;
+        }
+        if running.must_hear_new && new_one.facts.is_none() {
+            let text = "the old primary stays read-only until the new one answers, which may take writes: nobody knows since the daemon's start";
+            return self.stuck(text.into(), now, outputs);
+        }
         // A state file that names the new pair would send the next daemon forward beside a writable old primary.
-        if !is_asked || !(self.is_written() || running.write_failed.is_some()) {
+        if !(self.is_written() || running.write_failed.is_some()) {
             return;
         }
         let was_writable = running.intent.as_ref().is_some_and(|it| it.target_was_writable);

@@ -1,0 +1,160 @@
+//! Draining by idleness: real sessions through the real daemon, of every kind, on every flavour.
+//!
+//! Each test has a lab of its own, and does in it all that it can.
+#![cfg(test)]
+
+mod busy;
+mod limits;
+mod sessions;
+
+use std::{
+    net::SocketAddrV4,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use pairflip_vm_tests::{
+    Client, Daemon, Flavour, Fork, Lab, Namespace, Options, Topology,
+    lab::{
+        client::Session,
+        topology::{VIP_READ, VIP_WRITE},
+    },
+};
+use serde_json::Value;
+
+/// Longest wait for a flow that is to be ended at once: on a busy machine everything takes longer.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What MariaDB has to be started with to record transactions and locks.
+const RECORDED: [&str; 5] = [
+    "--performance-schema=ON",
+    "--performance-schema-instrument=transaction=ON",
+    "--performance-schema-instrument=wait/lock/metadata/sql/mdl=ON",
+    "--performance-schema-consumer-events-transactions-current=ON",
+    "--performance-schema-consumer-events-statements-current=ON",
+];
+
+/// A lab of the first `count` servers that record what draining asks for, and let the check account look.
+fn lab(flavour: Flavour, count: usize, topology: Topology) -> Lab {
+    let mut lab = bare_lab(flavour, count, topology);
+    for number in 1..=count {
+        if lab.db(number).fork() == Fork::MariaDb {
+            lab.db_mut(number).set_options(&RECORDED);
+            restart(&mut lab, number);
+        }
+        allow(&lab, number);
+    }
+    lab
+}
+
+fn bare_lab(flavour: Flavour, count: usize, topology: Topology) -> Lab {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("d{}x{number}", std::process::id());
+    let options =
+        Options { servers: flavour, servers_count: count, topology, ..Options::new(&name) };
+    Lab::up(&options, |_| {}).unwrap()
+}
+
+/// Starts a server anew, with the options that it was given; the first one is writable again.
+fn restart(lab: &mut Lab, number: usize) {
+    lab.db_mut(number).stop().unwrap();
+    lab.db_mut(number).start().unwrap();
+    if number == 1 {
+        lab.db(number).set_read_only(false).unwrap();
+    }
+}
+
+/// Gives the check account what draining takes.
+fn allow(lab: &Lab, number: usize) {
+    let admin = match lab.db(number).fork() {
+        Fork::MariaDb => "CONNECTION ADMIN",
+        Fork::MySql => "CONNECTION_ADMIN",
+    };
+    grant(lab, number, &format!("GRANT PROCESS, {admin} ON *.* TO pairflip@'%'"));
+    grant(lab, number, "GRANT SELECT ON performance_schema.* TO pairflip@'%'");
+}
+
+/// Runs a statement about accounts on one server alone.
+fn grant(lab: &Lab, number: usize, statement: &str) {
+    let (before, after) = match (lab.db(number).fork(), number) {
+        (Fork::MySql, 2..) => ("SET GLOBAL super_read_only=0;", ";SET GLOBAL super_read_only=1"),
+        (Fork::MySql | Fork::MariaDb, _) => ("", ""),
+    };
+    let all = format!("SET SESSION sql_log_bin=0; {before} {statement} {after}");
+    lab.db(number).sql(&all).unwrap();
+}
+
+fn start(lab: &Lab, change: impl FnOnce(String) -> String) -> Daemon {
+    let config = lab
+        .write_config(|config| {
+            change(config).replace("interval      = \"1s\"", "interval = \"500ms\"")
+        })
+        .unwrap();
+    let mut daemon = lab.daemon(&config);
+    daemon.start().unwrap();
+    daemon
+}
+
+/// Runs `work` on a client's host.
+fn on_client<T: Send>(lab: &Lab, work: impl FnOnce() -> T + Send) -> T {
+    inside(&lab.ns("client1"), work)
+}
+
+fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            namespace.enter().unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Drains server 1 or 2.
+fn drain(lab: &Lab, daemon: &Daemon, number: usize, more: &[&str]) {
+    let address = address(lab, number);
+    let words = [&["drain", &address, "--force"], more].concat();
+    daemon.ctl(&words).unwrap();
+}
+
+fn ready(lab: &Lab, daemon: &Daemon, number: usize) {
+    daemon.ctl(&["ready", &address(lab, number)]).unwrap();
+}
+
+fn address(lab: &Lab, number: usize) -> String {
+    format!("{}:3306", lab.db(number).address)
+}
+
+/// Returns whether a session is there; it is not changed by that.
+fn lives(session: &mut Session<'_>) -> bool {
+    session.ping().is_ok()
+}
+
+/// Waits until `done`. Panics after `limit`.
+fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    start.elapsed()
+}
+
+/// What the status says of the first drain.
+fn drains(daemon: &Daemon) -> Value {
+    daemon.status().unwrap()["clusters"][0]["drains"].clone()
+}
+
+/// Texts of the events of a kind.
+fn told(daemon: &Daemon, kind: &str) -> Vec<String> {
+    let events = daemon.events_after(0).unwrap();
+    let of_kind = events.iter().filter(|event| event["kind"] == kind);
+    of_kind.map(|event| event["text"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Where new connections of a VIP go.
+fn server_id(lab: &Lab, vip: SocketAddrV4) -> u32 {
+    on_client(lab, || Client::new(vip).unwrap().server_id().unwrap())
+}
