@@ -37,7 +37,8 @@ impl World {
         self.requests += 1;
         let (cluster, request) = (ClusterId(cluster.into()), RequestId(self.requests));
         let to = to.map(|pair| PairId(pair.into()));
-        let drain = [None, Some(Drain::Finish), Some(Drain::Cut)][usize::from(bits % 3)];
+        let drains = [None, Some(Drain::Finish), Some(Drain::Cut), Some(Drain::Idle)];
+        let drain = drains[usize::from(bits % 4)];
         let is_forced = bits & 8 == 0;
         let force = if is_forced { BTreeSet::from(Precondition::ALL) } else { BTreeSet::new() };
         let millis =
