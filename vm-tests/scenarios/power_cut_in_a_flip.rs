@@ -49,7 +49,7 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
 /// Flips, cuts the power after a while, and waits until clients write again.
 fn cut(machines: &mut Machines, after: Duration, notes: &mut Notes, when: &str) -> Result<()> {
     let active = active(machines)?;
-    machines.redirector.start("exec sleep 1")?;
+    machines.redirector.start("exec pairflip flip --force recent_flip")?;
     thread::sleep(after);
     let step = machines.status()?["clusters"][0]["flip"]["steps"]
         .as_array()

@@ -112,9 +112,19 @@ impl Catcher {
         self.seen.retain(|source, _| here.contains(source));
         let now = Instant::now();
         let elapsed = now - self.began;
-        let quiet = self.pace.quiet(elapsed).max(self.sight.silence());
+        let waits = self.pace.waits_for_silence;
+        let silence = if waits { self.sight.silence() } else { Duration::ZERO };
+        let quiet = self.pace.quiet(elapsed).max(silence);
         let picked = candidates(listed, &self.memory, self.pace, (elapsed, quiet), now);
-        let promising = self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?;
+        let promising = match self.sight {
+            // Two looks in a row take so long that the first one is worth nothing.
+            Sight::Partial { .. } if !waits => {
+                picked.iter().take(BATCH_MAX).map(|flow| flow.id).collect()
+            }
+            Sight::Partial { .. } | Sight::Full(_) => {
+                self.glance(&picked[..picked.len().min(GLANCE_MAX)], quiet).await?
+            }
+        };
         if promising.is_empty() {
             return Ok(Caught { flows: Vec::new(), until: now });
         }
@@ -128,10 +138,10 @@ impl Catcher {
             return Ok(promising);
         }
         let seen = self.look(picked.iter().map(|flow| flow.source)).await?;
-        let now = Instant::now();
+        let (now, waits) = (Instant::now(), self.pace.waits_for_silence);
         for flow in picked {
             let activity = seen.get(&flow.source).map(|seen| &seen.activity);
-            if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet)) {
+            if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet, waits)) {
                 promising.push(flow.id);
             } else {
                 self.memory.remember_look(flow, now);
@@ -163,8 +173,10 @@ impl Catcher {
                 return Err(fault);
             }
         };
+        let waits = self.pace.waits_for_silence;
         let is_idle = |flow: &&Flow| {
-            seen.get(&flow.source).is_some_and(|seen| may_take(&seen.activity, flow.idle, quiet))
+            seen.get(&flow.source)
+                .is_some_and(|seen| may_take(&seen.activity, flow.idle, quiet, waits))
         };
         let caught: Vec<Flow> = settled.into_iter().filter(is_idle).cloned().collect();
         let now = Instant::now();

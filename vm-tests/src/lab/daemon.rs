@@ -127,12 +127,11 @@ impl Daemon {
         command.spawn().context("starting pairflip")
     }
 
-    /// `kill -9` at the moment when the log says something that it has not said yet. It is looked at all the time: a
-    /// step of a flip takes milliseconds.
-    pub fn kill_when_logged(&mut self, text: &str, limit: Duration) -> Result<()> {
-        let before = self.log()?.len() as u64;
+    /// Waits until the log says something after its first `before` bytes. It is looked at all the time: a step of a flip
+    /// takes milliseconds.
+    pub fn wait_logged(&self, text: &str, before: usize, limit: Duration) -> Result<()> {
         let mut log = fs::File::open(&self.log)?;
-        log.seek(SeekFrom::Start(before))?;
+        log.seek(SeekFrom::Start(before as u64))?;
         let (start, mut said) = (Instant::now(), String::new());
         while !said.contains(text) {
             log.read_to_string(&mut said)?;
@@ -141,7 +140,7 @@ impl Daemon {
             }
             thread::sleep(Duration::from_micros(100));
         }
-        self.kill()
+        Ok(())
     }
 
     /// `pairflip status --json`.

@@ -3,9 +3,13 @@
 //!
 //! Minutes in all, so not in CI: `cargo test -p pairflip-vm-tests --test flips -- --ignored --test-threads=1`.
 
+use pairflip_policy::SwitchoverStep;
 use pairflip_vm_tests::lab::fault::{Fault, Target};
 
 use super::*;
+
+/// Longest wait for a step.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A lab whose clients write, and which flips from pair1 to pair2.
 struct Scene {
@@ -64,58 +68,47 @@ impl Scene {
 
 /// Primaries that take writes, by number.
 fn writable(lab: &Lab) -> Vec<usize> {
-    let is_writable = |number: &usize| {
-        lab.db(*number).sql("SELECT @@global.read_only").is_ok_and(|said| said.trim() == "0")
-    };
-    verify::PRIMARIES.into_iter().filter(is_writable).collect()
+    verify::PRIMARIES.into_iter().filter(|number| is_writable(lab, *number)).collect()
 }
 
-/// The steps of a flip, in order.
-const STEPS: [&str; 14] = [
-    "survey",
-    "prepare",
-    "catch_up",
-    "pause",
-    "settle",
-    "fence",
-    "final_catch_up",
-    "commit",
-    "unfence",
-    "open",
-    "release",
-    "end_sessions",
-    "verify",
-    "finish",
-];
+fn is_writable(lab: &Lab, number: usize) -> bool {
+    lab.db(number).sql("SELECT @@global.read_only").is_ok_and(|said| said.trim() == "0")
+}
+
+/// The steps of a flip that is neither undone nor resumed, in order.
+fn steps() -> Vec<&'static str> {
+    let all = SwitchoverStep::ALL.into_iter();
+    all.filter(|step| !matches!(step, SwitchoverStep::Undo | SwitchoverStep::Resume))
+        .map(SwitchoverStep::name)
+        .collect()
+}
 
 /// What the log says when a step begins: that the one before it is done.
-fn begins(step: usize) -> String {
-    match step {
-        0 => "started (drain".to_owned(),
-        _ => format!("flip: {} took", STEPS[step - 1]),
-    }
+fn begins(step: &str) -> String {
+    let before = steps().into_iter().take_while(|it| *it != step).last();
+    before.map_or("started (drain".to_owned(), |before| format!("flip: {before} took"))
 }
 
 /// The daemon is killed in every step, started again, and the flip is finished or undone.
 fn killed_in_each_step(servers: Flavour) {
     let mut scene = Scene::start(servers);
     let (mut flips, mut not_seen) = (Vec::new(), Vec::new());
-    for (number, step) in STEPS.into_iter().enumerate() {
+    for step in steps() {
         let before = flipper::active(&scene.daemon).unwrap();
+        let logged = scene.daemon.log().unwrap().len();
         let flip = UnderWay::start(&scene.daemon, &[]).unwrap();
-        if let Err(error) = scene.daemon.kill_when_logged(&begins(number), Duration::from_secs(20))
-        {
-            not_seen.push(format!("{}: {error:#}", step));
+        if let Err(error) = scene.daemon.wait_logged(&begins(step), logged, STEP_LIMIT) {
+            not_seen.push(format!("{step}: {error:#}"));
         }
+        scene.daemon.kill().unwrap();
         let killed = writable(&scene.lab);
         scene.daemon.start().unwrap();
         let ended = flip.end().unwrap();
         scene.settle();
         let after = flipper::active(&scene.daemon).unwrap();
         println!(
-            "{}: daemon killed in {}: pair{before} was active and pair{after} is; writable right after: {killed:?}; exit code {:?}",
+            "{}: daemon killed in {step}: pair{before} was active and pair{after} is; writable right after: {killed:?}; exit code {:?}",
             servers.name(),
-            step,
             ended.code
         );
         flips.push(ended.flip);
@@ -136,33 +129,26 @@ fn a_daemon_killed_in_any_step_finishes_or_undoes_the_flip_on_mysql() {
     killed_in_each_step(Flavour::MySql97);
 }
 
-/// A fault of a primary in a step, taken away after a while.
+/// A fault of a primary when a step begins, taken away after a while.
 fn fault_in(servers: Flavour, step: &str, number: usize, fault: Fault) {
     let Scene { mut lab, daemon, clients } = Scene::start(servers);
     let what = format!("{}: server {number} {} in {step}", servers.name(), fault.name());
-    // As after a restart: whoever wants it writable has to say so.
+    // It comes back read-only: whoever wants it writable has to say so.
     let target = Target::new(number, false);
-    let open = open_transaction(&lab);
+    // Keeps the flip in `settle` until it is dropped.
+    let open = (step == "settle").then(|| open_transaction(&lab));
+    let logged = daemon.log().unwrap().len();
     let flip = UnderWay::start(&daemon, &["--deadline", "15s"]).unwrap();
-    flip.wait_step(&daemon, "settle").unwrap();
-    if step == "settle" {
-        target.begin(&mut lab, fault).unwrap();
-        drop(open);
-    } else {
-        drop(open);
-        target.begin(&mut lab, fault).unwrap();
-    }
+    daemon.wait_logged(&begins(step), logged, STEP_LIMIT).unwrap();
+    target.begin(&mut lab, fault).unwrap();
+    drop(open);
     thread::sleep(Duration::from_secs(4));
-    let writable_meanwhile =
-        if fault == Fault::Killed || fault == Fault::Hung { vec![] } else { writable(&lab) };
-    let said = daemon.ctl(&["status"]).unwrap();
+    // Who is killed or hangs cannot be asked.
+    let others = verify::PRIMARIES.into_iter().filter(|it| *it != number);
+    let meanwhile: Vec<usize> = others.filter(|it| is_writable(&lab, *it)).collect();
     target.end(&mut lab, fault).unwrap();
     let ended = flip.end().unwrap();
-    println!(
-        "{what}: exit code {:?}; {}\nmeanwhile writable: {writable_meanwhile:?}\n{said}",
-        ended.code, ended.said
-    );
-    assert!(writable_meanwhile.len() <= 1, "{writable_meanwhile:?}");
+    println!("{what}: exit code {:?}; then writable: {meanwhile:?}\n{}", ended.code, ended.said);
     let scene = Scene { lab, daemon, clients };
     scene.settle_by_hand();
     scene.end(&what, &[ended.flip]);
@@ -212,21 +198,28 @@ impl Drop for Open {
 }
 
 #[test]
-#[ignore = "takes a minute"]
-fn a_target_that_is_killed_or_unplugged_or_hangs_undoes_the_flip() {
+#[ignore = "takes two minutes"]
+fn a_target_that_fails_in_the_middle_loses_nothing() {
     for fault in [Fault::Killed, Fault::Unplugged, Fault::Hung] {
         fault_in(Flavour::MariaDb1011, "settle", 3, fault);
     }
-    fault_in(Flavour::MySql97, "settle", 3, Fault::Killed);
+    for step in ["fence", "final_catch_up", "unfence", "end_sessions"] {
+        fault_in(Flavour::MariaDb1011, step, 3, Fault::Killed);
+        fault_in(Flavour::MySql97, step, 3, Fault::Killed);
+    }
 }
 
 #[test]
-#[ignore = "takes a minute"]
-fn an_old_primary_that_is_killed_or_unplugged_or_hangs_loses_nothing() {
+#[ignore = "takes two minutes"]
+fn an_old_primary_that_fails_in_the_middle_loses_nothing() {
     for fault in [Fault::Killed, Fault::Unplugged, Fault::Hung] {
         fault_in(Flavour::MariaDb1011, "settle", 1, fault);
     }
-    fault_in(Flavour::MySql97, "settle", 1, Fault::Killed);
+    fault_in(Flavour::MariaDb1011, "final_catch_up", 1, Fault::Unplugged);
+    for step in ["fence", "final_catch_up", "unfence", "end_sessions"] {
+        fault_in(Flavour::MariaDb1011, step, 1, Fault::Killed);
+        fault_in(Flavour::MySql97, step, 1, Fault::Killed);
+    }
 }
 
 #[test]
