@@ -28,7 +28,7 @@ const CASES: [&str; 10] = [
 const FUZZ_FRAMES: &str = "5000";
 
 /// Every so many combinations of row and network of the table; likewise.
-const TABLE_STRIDE: &str = "13";
+const TABLE_STRIDE: &str = "29";
 
 pub(crate) static SCENARIO: Scenario = Scenario {
     about: "packet cases (userspace/tests/packets) through this kernel's test-run: the table, mutated frames, maps, races",

@@ -73,6 +73,18 @@ pub(crate) fn test() -> Result<()> {
                 "--test-threads=3",
             ]),
         )?;
+        suite(
+            "draining by idleness, of every kind of session",
+            &mut cargo_test(&[
+                "--no-fail-fast",
+                "--package",
+                "pairflip-vm-tests",
+                "--test",
+                "drain",
+                "--",
+                "--test-threads=2",
+            ]),
+        )?;
         // One after another: clients keep both processors busy.
         suite(
             "flips while clients write: nothing acknowledged is lost",

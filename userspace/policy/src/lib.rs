@@ -81,11 +81,15 @@
 //! - Every forwarded route of a table leads to one pair, and a table replaces all routes of its
 //!   cluster at once. Only a read route that is told to ([`StandbyReplicas`]) leads to replicas of
 //!   other pairs as well.
-//! - A table never forwards writes to a backend that was last seen read-only.
+//! - A table never forwards writes to a backend that was last seen read-only, except while a switchover has it so and new
+//!   connections are paused.
 //! - The active pair changes only when an operator asks, or by a failover ([`Failover::Auto`], see
 //!   [`failover`]): never without `fall` failures in a row and a second observer, never to a pair that
 //!   has not applied what it received, never twice within the window. A returned pair gets nothing
 //!   back by itself.
+//! - A switchover ([`switchover`]) makes the new primary writable only when the old one was seen read-only and the new one
+//!   has everything up to there, and gives the old one its writes back only while the routes lead to it and the new one is
+//!   not writable. Its intent is in the state file before the first change; it ends done, undone, or with an alarm.
 //! - A swap counts as done when [`Input::Applied`] says so, and a flip's swap follows its state
 //!   file.
 //! - Flows are ended only when `fall` failures in a row took their backend down, or where an operator, a flip or reads that

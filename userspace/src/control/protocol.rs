@@ -699,7 +699,24 @@ pub(crate) mod example {
             checks: None,
             failover: failover(),
             flip: None,
-            drains: Vec::new(),
+            drains: vec![DrainStatus {
+                of: "route reads on 10.0.1.11:3306".into(),
+                reason: "reads went back to replicas".into(),
+                mode: "idle".into(),
+                age_seconds: 4.2,
+                deadline_seconds: Some(25.8),
+                ended: 38,
+                left: 2,
+                waiting: vec![WaitingStatus {
+                    client: "10.0.0.7:41822".into(),
+                    source: "10.0.1.2:40001".into(),
+                    vip: "10.0.0.101:3306".into(),
+                    backend: "10.0.1.11:3306".into(),
+                    doing: Some("in a transaction for 3.1 s".into()),
+                    silent_seconds: 0.4,
+                }],
+                remarks: Vec::new(),
+            }],
             pairs: vec![
                 pair(
                     "pair1",

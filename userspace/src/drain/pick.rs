@@ -166,12 +166,18 @@ pub(super) fn candidates<'a>(
 }
 
 /// Returns whether a session may be taken away from its client now: it is idle, and not in the middle of what a pool does with it.
-pub(super) fn may_take(activity: &Activity, silent: Duration, quiet: Duration) -> bool {
+pub(super) fn may_take(
+    activity: &Activity,
+    silent: Duration,
+    quiet: Duration,
+    waits_for_silence: bool,
+) -> bool {
     match activity {
         Activity::Idle { last: Last::Done } => true,
         Activity::Idle { last: Last::Begun } => silent >= BEGUN_SILENCE,
         Activity::Idle { last: Last::Fetched } => silent >= FETCHED_SILENCE,
         Activity::Idle { last: Last::Work | Last::Unknown } => silent >= quiet,
+        Activity::SeemsIdle => !waits_for_silence && silent >= quiet,
         Activity::InTransaction { .. }
         | Activity::HoldsLocks { .. }
         | Activity::Running { .. }
@@ -273,14 +279,16 @@ pub(super) mod tests {
     fn nobody_is_taken_in_the_middle_of_something() {
         let silent = Duration::from_millis(20);
         let quiet = Duration::from_millis(10);
-        let may = |activity| may_take(&activity, silent, quiet);
+        let may = |activity| may_take(&activity, silent, quiet, true);
         assert!(may(Activity::Idle { last: Last::Done }));
         assert!(may(Activity::Idle { last: Last::Work }));
         // A pool that has just validated a connection uses it at once.
         assert!(!may(Activity::Idle { last: Last::Begun }));
         assert!(!may(Activity::Idle { last: Last::Fetched }));
-        assert!(may_take(&Activity::Idle { last: Last::Begun }, BEGUN_SILENCE, quiet));
-        assert!(!may_take(&Activity::Idle { last: Last::Work }, silent, silent * 2));
+        assert!(may_take(&Activity::Idle { last: Last::Begun }, BEGUN_SILENCE, quiet, true));
+        // Writes wait: what is shown is believed.
+        assert!(!may(Activity::SeemsIdle) && may_take(&Activity::SeemsIdle, silent, quiet, false));
+        assert!(!may_take(&Activity::Idle { last: Last::Work }, silent, silent * 2, false));
         for activity in [
             Activity::InTransaction { time: None, is_xa: false },
             Activity::HoldsLocks { kinds: "TABLE SHARED".into() },
@@ -289,7 +297,7 @@ pub(super) mod tests {
             Activity::Ambiguous,
             Activity::Absent,
         ] {
-            assert!(!may_take(&activity, Duration::MAX, Duration::ZERO), "{activity:?}");
+            assert!(!may_take(&activity, Duration::MAX, Duration::ZERO, false), "{activity:?}");
         }
     }
 }

@@ -135,10 +135,10 @@ impl Catcher {
             return Ok(promising);
         }
         let seen = self.look(picked.iter().map(|flow| flow.source)).await?;
-        let now = Instant::now();
+        let (now, waits) = (Instant::now(), self.pace.waits_for_silence);
         for flow in picked {
             let activity = seen.get(&flow.source).map(|seen| &seen.activity);
-            if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet)) {
+            if activity.is_some_and(|activity| may_take(activity, flow.idle, quiet, waits)) {
                 promising.push(flow.id);
             } else {
                 self.memory.remember_look(flow, now);
@@ -170,8 +170,10 @@ impl Catcher {
                 return Err(fault);
             }
         };
+        let waits = self.pace.waits_for_silence;
         let is_idle = |flow: &&Flow| {
-            seen.get(&flow.source).is_some_and(|seen| may_take(&seen.activity, flow.idle, quiet))
+            seen.get(&flow.source)
+                .is_some_and(|seen| may_take(&seen.activity, flow.idle, quiet, waits))
         };
         let caught: Vec<Flow> = settled.into_iter().filter(is_idle).cloned().collect();
         let now = Instant::now();

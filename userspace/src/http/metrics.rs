@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::control::protocol::{
-    AdminState, BackendStatus, ClusterStatus, PairStatus, Status, TrafficStatus,
+    AdminState, BackendStatus, ClusterStatus, DrainStatus, PairStatus, Status, TrafficStatus,
 };
 
 /// Of the text format.
@@ -89,6 +89,22 @@ fn clusters(text: &mut String, clusters: &[ClusterStatus]) {
     let help = "Pairs that failed and get nothing until an operator says that they are well.";
     let out = per_cluster(|cluster| Some(cluster.failover.out.len() as f64));
     metric(text, "pairflip_failover_out", "gauge", help, out);
+
+    let drains = |value: fn(&DrainStatus) -> f64| {
+        clusters.iter().flat_map(move |cluster| {
+            cluster.drains.iter().map(move |drain| {
+                let labels =
+                    labels(&[("cluster", &cluster.name), ("of", &drain.of), ("mode", &drain.mode)]);
+                (labels, Some(value(drain)))
+            })
+        })
+    };
+    let help = "Flows that are being drained and are left; absent where nothing is drained.";
+    metric(text, "pairflip_drain_flows_left", "gauge", help, drains(|it| it.left as f64));
+    let help = "Flows that a drain under way has ended.";
+    metric(text, "pairflip_drain_flows_ended", "gauge", help, drains(|it| it.ended as f64));
+    let help = "Time since the start of a drain under way.";
+    metric(text, "pairflip_drain_age_seconds", "gauge", help, drains(|it| it.age_seconds));
 
     let per_pair = |is_set: fn(&PairStatus) -> bool| {
         clusters.iter().flat_map(move |cluster| {
@@ -323,6 +339,15 @@ pairflip_failover_last_timestamp_seconds{cluster="main"} 1700000000
 # HELP pairflip_failover_out Pairs that failed and get nothing until an operator says that they are well.
 # TYPE pairflip_failover_out gauge
 pairflip_failover_out{cluster="main"} 1
+# HELP pairflip_drain_flows_left Flows that are being drained and are left; absent where nothing is drained.
+# TYPE pairflip_drain_flows_left gauge
+pairflip_drain_flows_left{cluster="main",of="route reads on 10.0.1.11:3306",mode="idle"} 2
+# HELP pairflip_drain_flows_ended Flows that a drain under way has ended.
+# TYPE pairflip_drain_flows_ended gauge
+pairflip_drain_flows_ended{cluster="main",of="route reads on 10.0.1.11:3306",mode="idle"} 38
+# HELP pairflip_drain_age_seconds Time since the start of a drain under way.
+# TYPE pairflip_drain_age_seconds gauge
+pairflip_drain_age_seconds{cluster="main",of="route reads on 10.0.1.11:3306",mode="idle"} 4.2
 # HELP pairflip_pair_active 1 for the pair that takes new connections.
 # TYPE pairflip_pair_active gauge
 pairflip_pair_active{cluster="main",pair="pair1"} 1

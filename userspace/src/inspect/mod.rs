@@ -226,12 +226,17 @@ fn judge_answer(cluster: &Cluster, server: &Server) -> Vec<Finding> {
 }
 
 fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Finding> {
-    let purposes = needed(cluster, server.role).into_iter();
-    let missing = purposes.flat_map(|purpose| answer.missing(purpose));
-    let finding = |missing: Missing| {
+    let needed = needed(cluster, server.role);
+    let missing = needed.into_iter().flat_map(|(purpose, is_configured)| {
+        answer.missing(purpose).into_iter().map(move |missing| (missing, is_configured))
+    });
+    let finding = |(missing, is_configured): (Missing, bool)| {
         let text = format!("the check account may not {}", missing.purpose);
-        if missing.is_certain {
+        if missing.is_certain && is_configured {
             Finding::error(server, text, missing.statement)
+        } else if missing.is_certain {
+            let text = text + "; only flips with --route-only are possible";
+            Finding::warning(server, text, missing.statement)
         } else {
             let remedy =
                 format!("if none of its roles brings the privilege: {}", missing.statement);
@@ -241,10 +246,16 @@ fn judge_grants(cluster: &Cluster, server: &Server, answer: &Answer) -> Vec<Find
     missing.map(finding).collect()
 }
 
-/// What the check account has to be able to do on servers of a role.
-fn needed(cluster: &Cluster, role: Role) -> Vec<Purpose> {
-    match (cluster.failover, role) {
-        (Failover::Auto, Role::Primary) => vec![Purpose::Check, Purpose::Fence],
-        (Failover::Auto, Role::Replica) | (Failover::Manual, _) => vec![Purpose::Check],
+/// What the check account has to be able to do on servers of a role, and whether something that is configured needs it; what does not, flips
+/// need.
+fn needed(cluster: &Cluster, role: Role) -> Vec<(Purpose, bool)> {
+    let mut needed = vec![(Purpose::Check, true)];
+    if role == Role::Primary {
+        needed.push((Purpose::Fence, cluster.failover == Failover::Auto));
+        needed.push((Purpose::Recover, false));
+        if !cluster.drains_idle() {
+            needed.push((Purpose::DrainUnrecorded, false));
+        }
     }
+    needed
 }

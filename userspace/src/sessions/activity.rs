@@ -33,6 +33,9 @@ pub enum Activity {
     HoldsLocks { kinds: String },
     /// It works for its client, or logs in.
     Running { time: Duration },
+    /// It waits for its client, and is idle by all that the server shows, which is not all: it was not silent for long enough
+    /// ([`Sight::PARTIAL_SILENCE`]) to be in no transaction.
+    SeemsIdle,
     /// The server does not show enough to say; `why` says what.
     Unclear { why: &'static str },
     /// It cannot be told which session is this client's.
@@ -68,6 +71,9 @@ impl fmt::Display for Activity {
             }
             Self::HoldsLocks { kinds } => write!(f, "holds locks ({kinds})"),
             Self::Running { time } => write!(f, "running for {:.1} s", time.as_secs_f64()),
+            Self::SeemsIdle => f.write_str(
+                "not clear: it was not silent for 5 s, and not all transactions are seen without performance_schema",
+            ),
             Self::Unclear { why } => write!(f, "not clear: {why}"),
             Self::Ambiguous => f.write_str("not told apart from others"),
             Self::Absent => f.write_str("without a session on the server"),
@@ -84,6 +90,7 @@ pub(super) struct SessionRow {
     command: String,
     time: Duration,
     unseen: Option<&'static str>,
+    seems_idle: bool,
     in_transaction: bool,
     is_xa: bool,
     transaction_time: Option<Duration>,
@@ -130,15 +137,9 @@ impl SessionRow {
 
     /// Of a server that does not show everything: only a long silence counts.
     pub(super) fn is_seen_in_part(&mut self, is_fresh: bool) {
-        self.unseen = if !is_fresh {
-            Some("INNODB_TRX is old: another session reads it all the time")
-        } else if self.time < Sight::PARTIAL_SILENCE {
-            Some(
-                "it was not silent for 5 s, and not all transactions are seen without performance_schema",
-            )
-        } else {
-            None
-        };
+        self.unseen =
+            (!is_fresh).then_some("INNODB_TRX is old: another session reads it all the time");
+        self.seems_idle = self.time < Sight::PARTIAL_SILENCE;
     }
 
     pub(super) fn seen(self) -> Seen {
@@ -150,6 +151,8 @@ impl SessionRow {
             Activity::HoldsLocks { kinds: self.locks }
         } else if let Some(why) = self.unseen {
             Activity::Unclear { why }
+        } else if self.seems_idle {
+            Activity::SeemsIdle
         } else {
             Activity::Idle { last: self.last.unwrap_or(Last::Unknown) }
         };
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(row().seen().activity, Activity::Idle { last: Last::Unknown });
         let mut fresh = row();
         fresh.is_seen_in_part(true);
-        assert!(matches!(fresh.seen().activity, Activity::Unclear { .. }));
+        assert_eq!(fresh.seen().activity, Activity::SeemsIdle);
         let mut silent = SessionRow { time: Sight::PARTIAL_SILENCE, ..row() };
         silent.is_seen_in_part(true);
         assert_eq!(silent.clone().seen().activity, Activity::Idle { last: Last::Unknown });

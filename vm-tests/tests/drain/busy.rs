@@ -45,7 +45,7 @@ struct Book {
 #[test]
 fn reads_of_busy_pools_return_to_the_replica_and_nobody_sees_an_error() {
     for flavour in [Flavour::MariaDb1011, Flavour::MySql97] {
-        let lab = lab(flavour, 2, Topology::OneArm);
+        let lab = lab(flavour, 2);
         lab.db(1)
             .sql("CREATE TABLE app.t (a INT PRIMARY KEY); INSERT INTO app.t VALUES (1)")
             .unwrap();

@@ -15,7 +15,7 @@ use std::{
 };
 
 use pairflip_vm_tests::{
-    Client, Daemon, Flavour, Fork, Lab, Namespace, Options, Topology,
+    Client, Daemon, Flavour, Lab, Namespace, Options,
     lab::{
         client::Session,
         topology::{VIP_READ, VIP_WRITE},
@@ -26,35 +26,21 @@ use serde_json::Value;
 /// Longest wait for a flow that is to be ended at once: on a busy machine everything takes longer.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What MariaDB has to be started with to record transactions and locks.
-const RECORDED: [&str; 5] = [
-    "--performance-schema=ON",
-    "--performance-schema-instrument=transaction=ON",
-    "--performance-schema-instrument=wait/lock/metadata/sql/mdl=ON",
-    "--performance-schema-consumer-events-transactions-current=ON",
-    "--performance-schema-consumer-events-statements-current=ON",
-];
-
-/// A lab of the first `count` servers that record what draining asks for, and let the check account look.
-fn lab(flavour: Flavour, count: usize, topology: Topology) -> Lab {
-    let mut lab = bare_lab(flavour, count, topology);
-    for number in 1..=count {
-        if lab.db(number).fork() == Fork::MariaDb {
-            lab.db_mut(number).set_options(&RECORDED);
-            restart(&mut lab, number);
-        }
-        allow(&lab, number);
-    }
-    lab
+/// A lab of the first `count` servers, which record what draining asks for.
+fn lab(flavour: Flavour, count: usize) -> Lab {
+    lab_with(|options| Options {
+        servers: flavour,
+        servers_count: count,
+        performance_schema: true,
+        ..options
+    })
 }
 
-fn bare_lab(flavour: Flavour, count: usize, topology: Topology) -> Lab {
+fn lab_with(change: impl FnOnce(Options) -> Options) -> Lab {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("d{}x{number}", std::process::id());
-    let options =
-        Options { servers: flavour, servers_count: count, topology, ..Options::new(&name) };
-    Lab::up(&options, |_| {}).unwrap()
+    Lab::up(&change(Options::new(&name)), |_| {}).unwrap()
 }
 
 /// Starts a server anew, with the options that it was given; the first one is writable again.
@@ -64,26 +50,6 @@ fn restart(lab: &mut Lab, number: usize) {
     if number == 1 {
         lab.db(number).set_read_only(false).unwrap();
     }
-}
-
-/// Gives the check account what draining takes.
-fn allow(lab: &Lab, number: usize) {
-    let admin = match lab.db(number).fork() {
-        Fork::MariaDb => "CONNECTION ADMIN",
-        Fork::MySql => "CONNECTION_ADMIN",
-    };
-    grant(lab, number, &format!("GRANT PROCESS, {admin} ON *.* TO pairflip@'%'"));
-    grant(lab, number, "GRANT SELECT ON performance_schema.* TO pairflip@'%'");
-}
-
-/// Runs a statement about accounts on one server alone.
-fn grant(lab: &Lab, number: usize, statement: &str) {
-    let (before, after) = match (lab.db(number).fork(), number) {
-        (Fork::MySql, 2..) => ("SET GLOBAL super_read_only=0;", ";SET GLOBAL super_read_only=1"),
-        (Fork::MySql | Fork::MariaDb, _) => ("", ""),
-    };
-    let all = format!("SET SESSION sql_log_bin=0; {before} {statement} {after}");
-    lab.db(number).sql(&all).unwrap();
 }
 
 fn start(lab: &Lab, change: impl FnOnce(String) -> String) -> Daemon {

@@ -54,7 +54,7 @@ fn sessions_of_the_newer_mariadb_are_ended_when_they_are_idle_and_not_before() {
 }
 
 fn each_kind(flavour: Flavour) {
-    let lab = lab(flavour, 1, Topology::OneArm);
+    let lab = lab(flavour, 1);
     lab.db(1)
         .sql(
             "CREATE TABLE app.i (a INT PRIMARY KEY, b INT); INSERT INTO app.i VALUES (1,1), (2,2), (3,3);

@@ -303,6 +303,7 @@ impl Cluster {
         let candidates: Vec<BackendId> =
             self.spec.pairs.iter().filter(|it| it.id != active).map(|it| it.primary).collect();
         let is_failover_awaited = self.is_failover_awaited();
+        let verified = self.verified_backend();
         for backend in self.backends.values_mut() {
             // The route opens again the moment the server is seen writable, so look often.
             let is_awaited = has_write
@@ -314,6 +315,7 @@ impl Cluster {
                 || (backend.impairment().is_none()
                     && (wants_witness
                         || is_awaited
+                        || verified == Some(backend.id)
                         || is_failover_awaited && candidates.contains(&backend.id)));
             let pace = match backend.admin {
                 Admin::Maint => Pace::Off,

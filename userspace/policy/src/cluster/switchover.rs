@@ -265,9 +265,10 @@ impl Cluster {
         Some((self.pair(running.from).primary, self.pair(running.to).primary))
     }
 
-    /// Returns whether the state file is known to say what it should.
+    /// Returns whether the state file is known to say what it should, and nothing else is on its way there.
     fn is_written(&self) -> bool {
-        self.state_file.holds.as_ref() == Some(&self.state_goal())
+        self.state_file.under_way.is_none()
+            && self.state_file.holds.as_ref() == Some(&self.state_goal())
     }
 
     /// What the state file is to say of a switchover.

@@ -278,7 +278,7 @@ impl Then {
             8 => Self::KillNew,
             9 => Self::CutOld,
             10 => Self::CutThem,
-            11..13 => Self::Fail { late: random.below(4) as u8 },
+            11 | 12 => Self::Fail { late: random.below(4) as u8 },
             _ => Self::Write,
         }
     }

@@ -333,15 +333,21 @@ impl World {
             assert!((1..=full).contains(&share.weight), "{share:?} of {full}");
             assert!(share.weight >= full / 10, "{share:?} of {full}");
             if share.weight < full {
-                let is_warm = self.servers[&share.backend].is_warm(spec, self.now);
-                // What waited while nothing was fed begins now.
-                assert!(!is_warm || self.is_overdue, "{share:?} of {full} without a reason");
+                let is_warm = self.is_warm(spec, share.backend);
+                assert!(!is_warm, "{share:?} of {full} without a reason");
                 slow_starts += 1;
             }
         }
         for _ in 0..slow_starts {
             self.seen.add("slow_starts");
         }
+    }
+
+    fn is_warm(&self, spec: &ClusterSpec, backend: BackendId) -> bool {
+        // A replica that flaps waits for sixteen times `hold_off` at most.
+        let longest = spec.hold_off * 16 + spec.slow_start;
+        let is_awake = self.awake_since == Moment::START || self.awake_since + longest <= self.now;
+        is_awake && self.servers[&backend].is_warm(spec, self.now)
     }
 
     fn judge_reply(&mut self, request: RequestId, result: &Result<FlipDone, FlipRefused>) {
@@ -435,7 +441,7 @@ impl World {
                 // While all are silent nothing moves, shares neither.
                 if is_punctual && !self.is_all_silent(view.id) {
                     let is_full = share.weight == full_weight(&site.spec, share.backend);
-                    let is_warm = server.is_warm(&site.spec, self.now);
+                    let is_warm = self.is_warm(&site.spec, share.backend);
                     assert!(is_full || !is_warm, "{share:?} is stuck");
                 }
             }

@@ -150,9 +150,9 @@ pub(crate) struct World {
     /// The daemon dies after so many outputs; then these bits say what was done.
     dying: Option<(u8, u16)>,
     deaths: u64,
-    /// Nothing was fed to the policy for a long time.
-    pub(crate) is_overdue: bool,
+    /// When the policy was fed last, and when it was fed again after a long time: what waited meanwhile began then.
     fed_at: Moment,
+    pub(crate) awake_since: Moment,
     pub(crate) waiting: BTreeMap<RequestId, ClusterId>,
     /// What is being drained, and why.
     pub(crate) drains: BTreeMap<(ClusterId, EndWhich), DrainReason>,
@@ -224,8 +224,8 @@ impl World {
             tick: 0,
             dying: None,
             deaths: 0,
-            is_overdue: false,
             fed_at: Moment::START,
+            awake_since: Moment::START,
             waiting: BTreeMap::new(),
             drains: BTreeMap::new(),
             trace: None,
@@ -1037,11 +1037,12 @@ impl World {
     pub(crate) fn feed(&mut self, input: Input, fed: Fed) {
         let now = self.now;
         self.note(format_args!("{now} {input:?}"));
-        self.is_overdue = now.since(self.fed_at) > Duration::from_secs(60);
+        if now.since(self.fed_at) > Duration::from_secs(60) {
+            self.awake_since = now;
+        }
         self.fed_at = now;
         self.policy.handle(input, self.now);
         self.drain(fed);
-        self.is_overdue = false;
     }
 
     fn drain(&mut self, fed: Fed) {

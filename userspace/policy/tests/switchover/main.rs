@@ -118,6 +118,29 @@ fn a_state_file_that_cannot_be_written_refuses_at_first_and_undoes_later() {
 }
 
 #[test]
+fn a_full_disk_does_not_keep_the_routes_from_going_back() {
+    let mut world = World::with(("unfence", Mode::Hangs));
+    world.switch();
+    world.modes.insert("persist", Mode::Fails(StepFault::Refused));
+    world.modes.insert("unfence", Mode::Fails(StepFault::Refused));
+    resume_with(&mut world);
+    assert_eq!((world.active(), world.writes()), (FROM, vec![A]));
+    assert!(!world.read_only[&A]);
+    assert_eq!(world.alarm(), None);
+}
+
+#[test]
+fn nothing_is_told_as_undone_while_the_state_file_may_still_get_it() {
+    let mut world = World::with(("persist", Mode::Hangs));
+    world.switch();
+    world.call_off();
+    assert_eq!(world.outcomes, [], "a write is on its way");
+    world.resume();
+    world.assert_undone("it arrived, and was taken out again");
+    assert_eq!(undone(&world, "").cause, UndoCause::CalledOff);
+}
+
+#[test]
 fn routes_that_cannot_be_swapped_are_undone() {
     let mut world = World::with(("swap", Mode::Fails(StepFault::Refused)));
     world.switch();

@@ -148,8 +148,8 @@ fn a_target_that_was_writable_and_forced_does_not_stop_the_undo() {
     world.read_only.insert(crate::B, false);
     world.check();
     break_one(Precondition::TargetWritable, &mut world);
-    world.modes.insert("settle", crate::Mode::Fails(StepFault::TimedOut));
+    world.modes.insert("final_catch_up", crate::Mode::Fails(StepFault::TimedOut));
     world.ask(None, &[Precondition::TargetWritable], false);
     assert!(matches!(&world.outcomes[..], [SwitchoverOutcome::Undone(_)]), "{:?}", world.outcomes);
-    assert_eq!(world.alarm(), None);
+    assert_eq!((world.alarm(), world.read_only[&crate::A]), (None, false));
 }

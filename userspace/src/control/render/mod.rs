@@ -523,6 +523,8 @@ cluster main: pair1 is active (generation 7)
   failover auto: not possible: pair2 lagged 12s
   last failover: pair2 -> pair1 at 2023-11-14T22:13:20Z; old primary at 2-21-1200, new one at 2-21-1199; no other until 2023-11-14T23:13:20Z unless acknowledged
   ! pair2 returned after failover; writable: fence it
+  draining route reads on 10.0.1.11:3306 (reads went back to replicas, idle): 38 ended, 2 left, 4 s so far, the rest is cut in 26 s
+    10.0.0.7:41822 on 10.0.1.11:3306: in a transaction for 3.1 s, silent for 0.4 s
   ROUTE   ACCESS  VIP              GOES TO                    OPENED  TURNED AWAY  WHY
   writes  write   10.0.0.100:3306  REFUSED                      1204            6  primary is read-only
   reads   read    10.0.0.101:3306  10.0.1.11:3306 (fallback)    1204            6  no replica is fit

@@ -3,7 +3,7 @@
 use super::{Cluster, Outputs, RETRY, Switchover, UNDOING_TOLD};
 use crate::{
     health::Verdict,
-    ids::PairId,
+    ids::{BackendId, PairId},
     moment::Moment,
     output::{EventKind, Output},
     switchover::{Precondition, SwitchoverOutcome, SwitchoverStep, UndoCause},
@@ -104,6 +104,12 @@ impl Cluster {
         if let Some(request) = request {
             outputs.push_back(Output::SwitchoverReply { request, outcome });
         }
+    }
+
+    /// Returns the old primary while an operator waits for a check that sees it replicate.
+    pub(in crate::cluster) fn verified_backend(&self) -> Option<BackendId> {
+        let running = self.switchover.as_ref()?;
+        (running.step == SwitchoverStep::Verify).then(|| self.pair(running.from).primary)
     }
 
     /// Returns the pair that one is under way to.
