@@ -95,6 +95,8 @@ pub fn fail_and_return(
     wait_for("clients read from the replica", || Ok(clients_of(lab, REPLICA)? >= most))?;
     lab.db_mut(REPLICA).kill()?;
     wait_for("clients read from the primary", || Ok(clients_of(lab, PRIMARY)? >= most))?;
+    // Pools have made up for what they lost by then.
+    thread::sleep(PEACE);
     let peace = Instant::now();
     thread::sleep(PEACE);
     let starting = Instant::now();
