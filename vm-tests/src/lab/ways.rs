@@ -2,7 +2,14 @@
 //!
 //! Each net is `10.N.0.0/24` and `fdN::/64`, and a host has the same number in all of them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::Result;
+
+use super::{Lab, VIPS};
 
 pub const CLIENTS: u8 = 77;
 pub const BACKENDS: u8 = 78;
@@ -109,4 +116,29 @@ fn cluster(family: Family, forwarding: Forwarding, net: u8) -> String {
         family.vip(),
         SocketAddr::new(family.address(CLIENTS, VIP_READ), 3306),
     )
+}
+
+/// Does on servers of a one-arm lab what a way of forwarding needs there, after the ways before it in [`Forwarding::ALL`].
+pub fn let_servers_reply(lab: &Lab, forwarding: Forwarding, servers: &[usize]) -> Result<()> {
+    for number in servers {
+        let database = lab.ns(&format!("db{number}"));
+        match forwarding {
+            Forwarding::Snat => {}
+            Forwarding::Dnat => {
+                database.ip("route replace 10.77.0.11/32 via 10.77.0.2")?;
+            }
+            Forwarding::Dsr => {
+                database.ip("route del 10.77.0.11/32")?;
+                database.run(|| {
+                    // Who asks for a VIP is not told of one on the loopback.
+                    fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1")?;
+                    fs::write("/proc/sys/net/ipv4/conf/all/arp_announce", "2")
+                })??;
+                for vip in VIPS {
+                    database.ip(&format!("addr add {}/32 dev lo", vip.ip()))?;
+                }
+            }
+        }
+    }
+    Ok(())
 }

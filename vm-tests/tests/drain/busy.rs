@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64},
 };
 
-use pairflip_vm_tests::lab::ways::Forwarding;
+use pairflip_vm_tests::lab::ways::{self, Forwarding};
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn reads_of_busy_pools_return_to_the_replica_and_nobody_sees_an_error() {
         let ways =
             if flavour == Flavour::MySql97 { &[Forwarding::Snat][..] } else { &Forwarding::ALL };
         for forwarding in ways.iter().copied() {
-            prepare(&lab, forwarding);
+            ways::let_servers_reply(&lab, forwarding, &[1, 2]).unwrap();
             lab.db(2).sql("STOP REPLICA").unwrap();
             let mut daemon = start(&lab, |config| {
                 let with = format!(
@@ -170,30 +170,4 @@ fn transaction(session: &mut Session<'_>) -> Result<u32, (Stage, anyhow::Error)>
     }
     session.run("COMMIT").map_err(inside)?;
     Ok(server)
-}
-
-/// What a way of forwarding needs of the servers.
-fn prepare(lab: &Lab, forwarding: Forwarding) {
-    for number in 1..=2 {
-        let database = lab.ns(&format!("db{number}"));
-        match forwarding {
-            Forwarding::Snat => {}
-            Forwarding::Dnat => {
-                database.ip("route replace 10.77.0.11/32 via 10.77.0.2").map(drop).unwrap();
-            }
-            Forwarding::Dsr => {
-                database.ip("route del 10.77.0.11/32").map(drop).unwrap();
-                let quiet = || {
-                    for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
-                        std::fs::write(format!("/proc/sys/net/ipv4/conf/all/{name}"), value)
-                            .unwrap();
-                    }
-                };
-                database.run(quiet).unwrap();
-                for vip in [VIP_WRITE, VIP_READ] {
-                    database.ip(&format!("addr add {}/32 dev lo", vip.ip())).unwrap();
-                }
-            }
-        }
-    }
 }

@@ -20,6 +20,7 @@ use pairflip_vm_tests::{
         clients::{self, Clients, TABLES, pause::Flip, pause::Pauses, record::Record, verify},
         flipper::{self, UnderWay, Way},
         topology::VIP_WRITE,
+        ways::{self, Forwarding},
     },
 };
 
