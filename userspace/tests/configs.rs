@@ -295,7 +295,7 @@ fn a_cluster_can_do_without_a_login() {
     // Who is to be asked what sessions are doing must be logged in to.
     let idle = MINIMAL
         .replace(account, without)
-        .replace("access = \"read\"", "access = \"read\"\nfailback = \"idle\"");
+        .replace("[[cluster.route]]", "[cluster.drain]\nmode = \"idle\"\n[[cluster.route]]");
     let warnings = parse(&idle).warnings();
     assert!(warnings.concat().contains("there is no check account"), "{warnings:?}");
 }

@@ -32,11 +32,11 @@ pub use super::socket::{BindError, bind};
 const BODY_BYTES_MAX: usize = 64 << 10;
 
 const FLIP_BODY: &str = "send {} and, as needed, \"to\": PAIR, \"cluster\": NAME, \
-     \"drain\": \"finish\" or \"cut\", \"force\": [PRECONDITION, ...], and either \
+     \"drain\": \"finish\", \"idle\" or \"cut\", \"force\": [PRECONDITION, ...], and either \
      \"deadline_ms\": NUMBER or \"route_only\": true";
 
 const ADMIN_BODY: &str = "send {\"target\": PAIR or \"ADDRESS:PORT\", \"state\": \"ready\", \"drain\" or \"maint\"} and, as needed, \
-     \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\" or \"cut\", \"force\": true";
+     \"cluster\": NAME, \"for_seconds\": NUMBER, \"note\": TEXT, \"by\": NAME, \"drain\": \"finish\", \"idle\" or \"cut\", \"deadline_ms\": NUMBER, \"force\": true";
 
 const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flip, /v1/flows and /v1/events; \
      POST /v1/flip, /v1/flip/plan, /v1/flip/call-off, /v1/admin, /v1/reload and /v1/unload";

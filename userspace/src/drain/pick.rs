@@ -258,7 +258,7 @@ pub(super) mod tests {
         let before = flow(1, 10);
         let moved = Flow { client_packets: 11, ..before.clone() };
         let picked = |memory: &Memory, flow: &Flow, ms| {
-            !picked(&[flow.clone()], memory, 0, later(ms)).is_empty()
+            !picked(std::slice::from_ref(flow), memory, 0, later(ms)).is_empty()
         };
         // A look costs its client nothing.
         let mut memory = Memory::default();

@@ -21,6 +21,9 @@ use crate::{
 /// How long a batch is held at most. It ends by itself in the kernel; a client that spoke meanwhile is late by 200 ms, TCP's first wait.
 pub(super) const HOLD: Duration = Duration::from_millis(250);
 
+/// What is left of a hold when the server is told to end its session: the longest that it may take, and some more.
+const END_TIME: Duration = LOOK_TIMEOUT.saturating_add(Duration::from_millis(20));
+
 /// How long packets that were on their way before the hold have to be answered: a statement that takes longer is none to wait for.
 const ANSWER_WAIT: Duration = Duration::from_millis(20);
 const ANSWER_POLL: Duration = Duration::from_millis(1);
@@ -218,13 +221,13 @@ impl Catcher {
     }
 
     /// Ends the sessions of flows that are held until then, and lets all go on, so that their clients can say goodbye.
-    pub(super) async fn end(&mut self, caught: Caught) -> Result<Ended, Fault> {
+    pub(super) async fn end(&mut self, mut caught: Caught) -> Result<Ended, Fault> {
         let mut ended = Ended::default();
         let ids: Vec<FlowId> = caught.flows.iter().map(|flow| flow.id).collect();
         let mut fault = None;
-        for flow in &caught.flows {
+        for (index, flow) in caught.flows.iter().enumerate() {
             // An end that comes too late would meet a client that has begun something.
-            if fault.is_some() || Instant::now() + LOOK_TIMEOUT / 4 >= caught.until {
+            if fault.is_some() || !self.stays_held(&ids[index..], &mut caught.until).await? {
                 break;
             }
             match self.sessions.kill(flow.source).await {
@@ -236,6 +239,18 @@ impl Catcher {
         caught.flows.iter().for_each(|flow| self.memory.remember_hold(flow, now));
         self.flows.release(ids).await?;
         fault.map_or(Ok(ended), |error| Err(error.into()))
+    }
+
+    /// Sees to it that flows stay held for as long as the server may take to end one; returns whether none was let go meanwhile.
+    async fn stays_held(&self, ids: &[FlowId], until: &mut Instant) -> Result<bool, Gone> {
+        if Instant::now() + END_TIME < *until {
+            return Ok(true);
+        }
+        let held = self.flows.hold(ids.to_vec(), HOLD).await?;
+        let now = Instant::now();
+        let is_held = now < *until && held.len() == ids.len();
+        *until = now + HOLD - ANSWER_POLL;
+        Ok(is_held)
     }
 
     /// Asks what these sessions are doing, for the operator.

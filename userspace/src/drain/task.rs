@@ -18,6 +18,9 @@ use crate::{
     sessions,
 };
 
+/// Longest wait for a close to get from a server to its client; in `dsr` it is not seen.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// What happens to which flows before the deadline.
 #[derive(Clone, Debug)]
 pub enum Mode {
@@ -206,6 +209,18 @@ impl Task {
         Ok((flows, listing))
     }
 
+    /// Waits a moment for the closes of sessions that were ended to get through; returns what is left then.
+    async fn last_words(&mut self) -> Result<(Vec<Flow>, Duration), Gone> {
+        let until = Instant::now() + LAST_WORDS;
+        loop {
+            let left = self.left().await?;
+            if self.killed.is_empty() || Instant::now() >= until {
+                return Ok(left);
+            }
+            sleep(LAST_WORDS / 10).await;
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.until.is_some_and(|until| until <= Instant::now())
     }
@@ -221,7 +236,7 @@ impl Task {
         if refused.is_some() {
             return Some(Drained { refused, ..Drained::default() });
         }
-        let (left, _) = self.left().await.ok()?;
+        let (left, _) = self.last_words().await.ok()?;
         // What is left of sessions that were ended: nobody is at the other end.
         let killed = self.killed.iter().copied().collect();
         self.flows.end(killed, "drained").await.ok()?;

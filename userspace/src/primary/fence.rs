@@ -97,11 +97,12 @@ async fn all_applied(session: &mut Session) -> Result<(), FenceError> {
 async fn change(session: &mut Session, statement: &str) -> Result<(), FenceError> {
     let Err(error) = session.conn.query_drop(statement).await else { return Ok(()) };
     let failure = failure(&error);
-    let hint = match &error {
-        mysql_async::Error::Server(error) if error.code == PRIVILEGE_MISSING => {
+    let code = if let mysql_async::Error::Server(error) = &error { error.code } else { 0 };
+    let hint = match code {
+        PRIVILEGE_MISSING => {
             "; grant the check user READ_ONLY ADMIN on MariaDB, SYSTEM_VARIABLES_ADMIN and CONNECTION_ADMIN on MySQL"
         }
-        mysql_async::Error::Server(error) if error.code == LOCK_WAIT_TIMED_OUT => {
+        LOCK_WAIT_TIMED_OUT => {
             "; a statement that writes, LOCK TABLES or FLUSH TABLES WITH READ LOCK is in the way (SHOW PROCESSLIST)"
         }
         _ => "",

@@ -68,11 +68,7 @@ impl fmt::Display for Position {
 }
 
 /// Returns a server's replication from another one: the channel that was told its address, or that was answered by its id.
-pub(super) fn channel_from<'a>(
-    facts: &'a Facts,
-    address: SocketAddr,
-    server_id: u32,
-) -> Option<&'a Channel> {
+pub(super) fn channel_from(facts: &Facts, address: SocketAddr, server_id: u32) -> Option<&Channel> {
     let address = address.to_string();
     facts.replication.iter().find(|channel| {
         channel.upstream.address == address

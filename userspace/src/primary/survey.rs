@@ -53,7 +53,7 @@ const PREPARED: &str = "XA RECOVER";
 const PRIVILEGED: &str = "SELECT DISTINCT p.USER AS user, p.HOST AS host FROM information_schema.PROCESSLIST p \
      JOIN information_schema.USER_PRIVILEGES g ON g.GRANTEE LIKE CONCAT('''', p.USER, '''@%') \
      WHERE g.PRIVILEGE_TYPE IN ('READ ONLY ADMIN', 'READ_ONLY ADMIN') AND p.COMMAND NOT LIKE 'Binlog Dump%' \
-     AND p.USER NOT IN ('system user', 'event_scheduler') AND p.ID <> CONNECTION_ID()";
+     AND p.USER NOT IN ('system user', 'event_scheduler') AND p.USER <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)";
 
 /// Asks both primaries. The new one first: what it has by then, the old one must have, or it was written there.
 pub async fn survey(from: &Server, to: &Server, timeout: Duration) -> Survey {

@@ -130,3 +130,28 @@ fn logged<T: Default>(result: Result<T, dataplane::Error>, doing: &str) -> T {
         T::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_task_holds_no_other_takes_or_lets_go() {
+        let id = |port| {
+            let client = std::net::SocketAddr::from(([10, 0, 0, 7], port));
+            dataplane::flow_id(client, "10.0.0.100:3306".parse().unwrap())
+        };
+        let mut holders = Holders::default();
+        let time = Duration::from_secs(60);
+        assert_eq!(holders.free(1, vec![id(1), id(2)]).len(), 2);
+        holders.note(1, &[id(1)], time);
+        assert_eq!(holders.free(2, vec![id(1), id(2)]), [id(2)]);
+        assert!(!holders.take(2, &id(1)));
+        // Its own hold may be renewed.
+        assert_eq!(holders.free(1, vec![id(1)]), [id(1)]);
+        assert!(holders.take(1, &id(1)));
+        // One that is over is nobody's.
+        holders.note(1, &[id(1)], Duration::ZERO);
+        assert_eq!(holders.free(2, vec![id(1)]), [id(1)]);
+    }
+}

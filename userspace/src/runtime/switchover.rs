@@ -63,16 +63,13 @@ pub(super) struct Switchovers(BTreeMap<ClusterId, Running>);
 impl Switchovers {
     /// Takes note of what the policy says about them.
     pub(super) fn note(&mut self, cluster: ClusterId, what: &EventKind) {
-        match what {
-            EventKind::SwitchoverStarted { .. } | EventKind::SwitchoverResumed { .. } => {
-                self.0.insert(cluster, Running::new());
-            }
-            EventKind::SwitchoverStep { done, took, .. } => {
-                let running = self.0.entry(cluster).or_insert_with(Running::new);
-                running.waiting_for = watch::channel(String::new()).1;
-                running.steps.push(step_status(*done, took.as_millis() as u64, true));
-            }
-            _ => {}
+        if let EventKind::SwitchoverStarted { .. } | EventKind::SwitchoverResumed { .. } = what {
+            self.0.insert(cluster, Running::new());
+        }
+        if let EventKind::SwitchoverStep { done, took, .. } = what {
+            let running = self.0.entry(cluster).or_insert_with(Running::new);
+            running.waiting_for = watch::channel(String::new()).1;
+            running.steps.push(step_status(*done, took.as_millis() as u64, true));
         }
     }
 }

@@ -13,8 +13,8 @@ use pairflip::control::{
 use crate::runtime::{Answer, Daemon, Heard, over_unix, request, status};
 
 const COMMANDS: &str = "GET /v1/version, /v1/status, /v1/flip, /v1/flows and /v1/events; POST /v1/flip, /v1/flip/plan, /v1/flip/call-off, /v1/admin, /v1/reload and /v1/unload";
-const FLIP_BODY: &str = r#"send {} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish" or "cut", "force": [PRECONDITION, ...], and either "deadline_ms": NUMBER or "route_only": true"#;
-const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish" or "cut", "force": true"#;
+const FLIP_BODY: &str = r#"send {} and, as needed, "to": PAIR, "cluster": NAME, "drain": "finish", "idle" or "cut", "force": [PRECONDITION, ...], and either "deadline_ms": NUMBER or "route_only": true"#;
+const ADMIN_BODY: &str = r#"send {"target": PAIR or "ADDRESS:PORT", "state": "ready", "drain" or "maint"} and, as needed, "cluster": NAME, "for_seconds": NUMBER, "note": TEXT, "by": NAME, "drain": "finish", "idle" or "cut", "deadline_ms": NUMBER, "force": true"#;
 const FLOWS_QUERY: &str = "parameters are backend=ADDRESS:PORT, cluster=NAME, state=STATE and limit=NUMBER, each at most once";
 const EVENTS_QUERY: &str =
     "parameters are after=NUMBER, limit=NUMBER and cluster=NAME, each at most once";
@@ -237,11 +237,11 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
         (
             "POST",
             "/v1/flip",
-            r#"{"route_only": true, "drain": "idle"}"#,
+            r#"{"route_only": true, "drain": "never"}"#,
             400,
             "bad_body",
-            "the body is not what was expected: unknown variant `idle`, expected `finish` or \
-             `cut` at line 1 column 36",
+            "the body is not what was expected: unknown variant `never`, expected one of \
+             `finish`, `idle`, `cut` at line 1 column 37",
             FLIP_BODY,
         ),
         (

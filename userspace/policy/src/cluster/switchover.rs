@@ -9,11 +9,12 @@
 //!                                                                   Finish <-- Verify <-- EndSessions <-------'
 //! ```
 //!
-//! `steps` goes forward, `undo` back, `restart` says which of both a daemon does that was started in the middle. Commit is
-//! a flip: state file, then swap. What is to be done next follows from what is known, so that a step may take as many
-//! inputs as it needs.
+//! `prepare` asks and judges, `steps` goes forward, `undo` back; `restart` says which of both a daemon does that was
+//! started in the middle, `drive` deals with drivers, `watch` with deadlines and alarms. Commit is a flip: state file, then
+//! swap. What is to be done next follows from what is known, so that a step may take as many inputs as it needs.
 
 mod drive;
+mod prepare;
 mod restart;
 mod steps;
 mod undo;

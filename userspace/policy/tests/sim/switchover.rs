@@ -20,6 +20,8 @@ pub(crate) struct Run {
     /// The old primary refused writes before, and the new one took them.
     was_read_only: bool,
     was_writable: bool,
+    /// What the fenced old primary had, and the new one has. Others may still replicate into it.
+    last_log: Vec<u64>,
     /// The new primary was told to take writes.
     is_told: bool,
     pub(crate) is_over: bool,
@@ -37,7 +39,8 @@ impl World {
         self.requests += 1;
         let (cluster, request) = (ClusterId(cluster.into()), RequestId(self.requests));
         let to = to.map(|pair| PairId(pair.into()));
-        let drain = [None, Some(Drain::Finish), Some(Drain::Cut)][usize::from(bits % 3)];
+        let drains = [None, Some(Drain::Finish), Some(Drain::Cut), Some(Drain::Idle)];
+        let drain = drains[usize::from(bits % 4)];
         let is_forced = bits & 8 == 0;
         let force = if is_forced { BTreeSet::from(Precondition::ALL) } else { BTreeSet::new() };
         let millis =
@@ -184,7 +187,11 @@ impl World {
                 if !self.servers[from].read_only {
                     return Err(failure(StepFault::Moved));
                 }
-                let position = position(&self.servers[from].log);
+                let log = self.servers[from].log.clone();
+                let position = position(&log);
+                if let Some(run) = &mut self.site(cluster).run {
+                    run.last_log = log;
+                }
                 Ok(StepAnswer::CaughtUp { position })
             }
             Step::Reach { to, position } => {
@@ -307,6 +314,7 @@ impl World {
                 is_meddled: false,
                 was_read_only,
                 was_writable,
+                last_log: Vec::new(),
                 is_told: false,
                 is_over: false,
             });
@@ -338,6 +346,9 @@ impl World {
                 if !(run.is_meddled || run.was_writable) {
                     assert!(self.servers[&new].read_only, "both would take writes");
                 }
+                if let Some(run) = &mut self.site(cluster).run {
+                    run.is_told = false;
+                }
             }
             _ => {}
         }
@@ -353,7 +364,7 @@ impl World {
         if !run.is_meddled {
             let (old, new) = (&self.servers[&old], &self.servers[&new]);
             assert!(old.read_only, "the old primary takes writes");
-            let missing: Vec<_> = old.log.iter().filter(|it| !new.log.contains(it)).collect();
+            let missing: Vec<_> = run.last_log.iter().filter(|it| !new.log.contains(it)).collect();
             assert!(missing.is_empty(), "acknowledged and missing on the new primary: {missing:?}");
         }
         if let Some(run) = &mut self.site(cluster).run {
@@ -379,10 +390,14 @@ impl World {
             return;
         };
         let primary = |pair: PairId| site.spec.pairs[usize::from(pair.0)].primary;
+        assert!(
+            backend != primary(run.from) || !run.is_told || run.is_over,
+            "a write that nobody waits for"
+        );
         if backend == primary(run.to) && !run.is_over {
             assert!(run.is_told, "it was not told to take writes");
             let missing = |write: &&u64| !self.servers[&backend].log.contains(write);
-            let missing = self.servers[&primary(run.from)].log.iter().find(missing);
+            let missing = run.last_log.iter().find(missing);
             assert_eq!(missing, None, "acknowledged before and missing");
         }
     }

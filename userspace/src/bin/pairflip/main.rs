@@ -565,6 +565,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_drain_may_be_by_idleness_and_have_a_deadline() {
+        let command = parse("drain 10.0.1.12:3306 --drain idle --deadline 1500ms").unwrap().command;
+        let Command::Drain(admin) = command else { panic!("not a drain") };
+        let request = admin.request(AdminState::Drain);
+        assert_eq!((request.drain, request.deadline_ms), (Some(Drain::Idle), Some(1500)));
+        assert!(parse("drain 10.0.1.12:3306 --deadline 1ms").is_err());
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
     }
@@ -638,7 +647,7 @@ mod tests {
             ("flip --route-only --dry-run", ErrorKind::ArgumentConflict),
             ("flip --route-only --deadline 5s", ErrorKind::ArgumentConflict),
             ("flip --deadline soon", ErrorKind::ValueValidation),
-            ("flip --drain idle", ErrorKind::InvalidValue),
+            ("flip --drain never", ErrorKind::InvalidValue),
             ("flip --drain never", ErrorKind::InvalidValue),
             ("flip --to a --to b", ErrorKind::ArgumentConflict),
             ("flows --backend db1", ErrorKind::ValueValidation),
