@@ -296,9 +296,8 @@ fn what_speaks_against_a_flip_refuses_it_and_changes_nothing() {
 fn a_standby_that_cannot_apply_is_waited_for_and_then_the_flip_is_undone() {
     for servers in [Flavour::MariaDb1011, Flavour::MySql97] {
         let scene = Scene::start(servers);
-        // A row that its applier needs.
-        let hold =
-            "BEGIN; SELECT * FROM app.balance WHERE account = 3 FOR UPDATE; SELECT SLEEP(60)";
+        // Whoever commits there waits for it, and so does its applier.
+        let hold = "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(60)";
         let mut holder = scene.lab.db(3).sql_in_background(hold).unwrap();
         thread::sleep(Duration::from_millis(300));
         let ended = UnderWay::start(&scene.daemon, &["--deadline", "4s"]).unwrap().end().unwrap();

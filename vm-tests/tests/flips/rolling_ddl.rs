@@ -66,7 +66,10 @@ fn a_schema_is_changed_on_all_servers_of_mysql_too() {
 
 fn changed_while_clients_write(servers: Flavour) {
     let (lab, daemon) = start_with_admin(servers);
-    let clients = Clients::start(&lab.ns("client1"), clients::Options::default()).unwrap();
+    // Fewer writes than a replica applies beside its own change.
+    let options =
+        clients::Options { think: Duration::from_millis(100), ..clients::Options::default() };
+    let clients = Clients::start(&lab.ns("client1"), options).unwrap();
     flipper::wait_at_work(&clients).unwrap();
 
     let planned = rolling_ddl(&lab, &["--dry-run"]);
