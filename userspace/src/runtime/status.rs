@@ -3,8 +3,8 @@
 use pairflip_common::route::BACKENDS_MAX;
 use pairflip_policy::{
     Access, ActiveSource, Admin, AdminTarget, BackendId, BackendView, ChecksState, ClusterId,
-    ClusterView, DrainReason, Drained, Event, EventKind, FenceReason, Health, RouteTarget,
-    RouteView, UnfenceReason,
+    ClusterView, DrainReason, Drained, Event, EventKind, FenceReason, Health, RouteReason,
+    RouteTarget, RouteView, UnfenceReason,
 };
 
 use super::{Runtime, requests::internal};
@@ -252,7 +252,12 @@ pub(super) fn describe(runtime: &Runtime, event: &Event) -> String {
                     format!("route {name} goes to {}: {reason} (generation {generation})", list.join(", "))
                 }
                 RouteTarget::Refuse { .. } => {
-                    format!("route {name} refuses new connections: {reason} (generation {generation})")
+                    let remedy = if *reason == RouteReason::PrimaryReadOnly {
+                        "; if no flip or failover is under way and it is to take writes: SET GLOBAL read_only = 0 there"
+                    } else {
+                        ""
+                    };
+                    format!("route {name} refuses new connections: {reason} (generation {generation}){remedy}")
                 }
             }
         }
