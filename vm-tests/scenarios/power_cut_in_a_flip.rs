@@ -18,8 +18,11 @@ pub(crate) static SCENARIO: Scenario = Scenario {
     story: Story::Machines(story),
 };
 
-/// How long after the command the power is cut; besides, once while the flip waits for a transaction.
-const CUTS_MS: [u64; 3] = [150, 600, 1500];
+/// Steps after which the power is cut: before the old primary is fenced, and while both are read-only, the routes old or new; and when the new
+/// one takes writes. Besides, once while the flip waits for a transaction.
+const STEPS: [&str; 4] = ["settle", "fence", "commit", "unfence"];
+/// Long enough to be in the next step for sure.
+const WAITING: Duration = Duration::from_millis(500);
 /// Longest wait until a flip that was cut short is finished or undone.
 const SETTLED_LIMIT: Duration = Duration::from_secs(120);
 
@@ -34,10 +37,10 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     let open = crate::vm::machines::client_line("10.77.0.100", open);
     machines.client.start(&open)?;
     thread::sleep(Duration::from_secs(1));
-    cut(machines, Duration::from_secs(2), notes, "while it waited for a transaction")?;
+    cut(machines, "pause", WAITING, notes)?;
 
-    for ms in CUTS_MS {
-        cut(machines, Duration::from_millis(ms), notes, &format!("{ms} ms after the command"))?;
+    for step in STEPS {
+        cut(machines, step, Duration::ZERO, notes)?;
     }
 
     let (ledger, verdict) = machines.verify_clients(clients)?;
@@ -46,17 +49,12 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Flips, cuts the power after a while, and waits until clients write again.
-fn cut(machines: &mut Machines, after: Duration, notes: &mut Notes, when: &str) -> Result<()> {
+/// Flips, cuts the power some time after a step, and waits until clients write again.
+fn cut(machines: &mut Machines, step: &str, after: Duration, notes: &mut Notes) -> Result<()> {
     let active = active(machines)?;
     machines.redirector.start("exec pairflip flip --force recent_flip")?;
+    machines.wait_logged(&format!("flip: {step} took"))?;
     thread::sleep(after);
-    let step = machines.status()?["clusters"][0]["flip"]["steps"]
-        .as_array()
-        .and_then(|steps| steps.last())
-        .and_then(|step| step["name"].as_str())
-        .unwrap_or("done")
-        .to_owned();
     machines.power_cycle_redirector()?;
     machines.start_daemon(Attach::Auto)?;
     machines.wait_for("the flip is finished or undone", SETTLED_LIMIT, |machines| {
@@ -66,12 +64,12 @@ fn cut(machines: &mut Machines, after: Duration, notes: &mut Notes, when: &str) 
     let writable = writable.collect::<Result<Vec<_>>>()?;
     ensure!(
         writable.iter().filter(|it| it.trim() == "0").count() == 1,
-        "power cut {when} ({step}): read_only of the primaries is {writable:?}"
+        "power cut after {step}: read_only of the primaries is {writable:?}"
     );
     let now = self::active(machines)?;
-    machines.wait_clients_write().with_context(|| format!("power cut {when} ({step})"))?;
+    machines.wait_clients_write().with_context(|| format!("power cut after {step}"))?;
     let outcome = if now == active { "undone" } else { "done" };
-    notes.add(format!("power cut {when}, step {step}: {outcome}"));
+    notes.add(format!("power cut after {step}: {outcome}"));
     Ok(())
 }
 

@@ -286,6 +286,15 @@ impl Machines {
         Ok(())
     }
 
+    /// Waits on the redirector itself until its daemon says something, since a look from here takes longer than what is looked for.
+    pub fn wait_logged(&mut self, text: &str) -> Result<()> {
+        let line = format!(
+            "n=0; until grep -q '{text}' {LOG}; do n=$((n + 1)); [ $n -lt 2000 ] || exit 1; sleep 0.01; done"
+        );
+        self.redirector.run(&line)?;
+        Ok(())
+    }
+
     /// `kill -9`.
     pub fn kill_daemon(&mut self) -> Result<()> {
         let daemon = self.daemon.take().context("the daemon does not run")?;
