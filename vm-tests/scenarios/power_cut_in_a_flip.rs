@@ -32,6 +32,7 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     machines.start_daemon(Attach::Auto)?;
     let clients = machines.start_clients()?;
 
+    wait_possible(machines)?;
     // A transaction that the flip waits for, with writes paused and idle connections held.
     let open = "BEGIN; INSERT INTO app.ledger (writer, sequence) VALUES (-1, 1); SELECT SLEEP(20); ROLLBACK";
     let open = crate::vm::machines::client_line("10.77.0.100", open);
@@ -40,6 +41,7 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     cut(machines, "pause", WAITING, notes)?;
 
     for step in STEPS {
+        wait_possible(machines)?;
         cut(machines, step, Duration::ZERO, notes)?;
     }
 
@@ -49,10 +51,19 @@ fn story(machines: &mut Machines, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
+/// Waits until a flip is possible: emulated servers are slow to apply what they are sent.
+fn wait_possible(machines: &mut Machines) -> Result<()> {
+    machines.wait_for("a flip is possible", SETTLED_LIMIT, |machines| {
+        let plan = machines.redirector.try_run("pairflip flip --dry-run --force recent_flip")?;
+        Ok(plan.status == 0)
+    })?;
+    Ok(())
+}
+
 /// Flips, cuts the power some time after a step, and waits until clients write again.
 fn cut(machines: &mut Machines, step: &str, after: Duration, notes: &mut Notes) -> Result<()> {
     let active = active(machines)?;
-    machines.redirector.start("exec pairflip flip --force recent_flip")?;
+    machines.redirector.start("exec pairflip flip --force recent_flip --deadline 5m")?;
     machines.wait_logged(&format!("flip: {step} took"))?;
     thread::sleep(after);
     machines.power_cycle_redirector()?;

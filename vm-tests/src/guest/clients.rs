@@ -19,7 +19,8 @@ pub fn run() -> Result<()> {
     let clients = Clients::start_here(Options {
         writers: 16,
         readers: 2,
-        think: Duration::from_millis(50),
+        // Emulated servers must be able to apply what they are sent.
+        think: Duration::from_secs(4),
         ..Options::default()
     });
     while !Path::new(STOP).exists() {

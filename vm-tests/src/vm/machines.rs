@@ -291,7 +291,10 @@ impl Machines {
         let line = format!(
             "n=0; until grep -q '{text}' {LOG}; do n=$((n + 1)); [ $n -lt 2000 ] || exit 1; sleep 0.01; done"
         );
-        self.redirector.run(&line)?;
+        if self.redirector.try_run(&line)?.status != 0 {
+            let log = self.redirector.run(&format!("tail -n 15 {LOG}"))?;
+            bail!("pairflipd did not say {text:?}; its log ends:\n{log}");
+        }
         Ok(())
     }
 
