@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 
 pub use self::{
     door::{Ask, Flows},
-    settle::{Settled, Settling, settle},
+    settle::{Settling, settle},
     task::{Drained, Draining, Mode, drain},
 };
 use crate::{config::Login, dataplane::Flow};

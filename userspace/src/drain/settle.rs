@@ -28,36 +28,16 @@ const RENEW: Duration = Duration::from_secs(1);
 /// Between rounds while some are not held.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How the settling went.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Settled {
-    /// Flows that are held, their sessions idle and outside a transaction. They stay held.
-    pub held: usize,
-    /// Who is left at the deadline; empty if all are held or gone. Some are named in [`Progress::waiting`].
-    pub left: Progress,
-}
-
-impl Settled {
-    /// Returns whether no flow is left that is not held.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.left.left == 0
-    }
-}
-
 /// A settling under way, or done: as long as it lives, what it holds stays held. Dropped, it lets all go on.
 #[derive(Debug)]
 pub struct Settling {
     progress: watch::Receiver<Progress>,
-    result: watch::Receiver<Option<Result<Settled, Error>>>,
-    orders: mpsc::Sender<Order>,
+    result: watch::Receiver<Option<Result<Progress, Error>>>,
+    ends: mpsc::Sender<End>,
 }
 
-#[derive(Debug)]
-enum Order {
-    Release(oneshot::Sender<()>),
-    End(oneshot::Sender<usize>),
-}
+/// To end what is held, on the way back how many there were.
+type End = oneshot::Sender<usize>;
 
 impl Settling {
     /// Returns the progress, for whoever shows it.
@@ -66,23 +46,15 @@ impl Settling {
         self.progress.clone()
     }
 
-    /// Waits until every flow is held or gone, or for the deadline. May be called again, and be abandoned.
+    /// Waits until every flow is held or gone, or for the deadline; returns who is left then. May be called again, and be abandoned.
     ///
     /// # Errors
     /// If the account may not look at sessions, or the server does not record what is needed, or it cannot be asked until the deadline.
     /// Nothing is held then.
-    pub async fn settled(&mut self) -> Result<Settled, Error> {
+    pub async fn settled(&mut self) -> Result<Progress, Error> {
         match self.result.wait_for(Option::is_some).await {
             Ok(result) => result.clone().unwrap_or_else(|| Err(ended())),
             Err(_) => Err(ended()),
-        }
-    }
-
-    /// Lets everybody go on: the switchover is undone, or the fenced server answers for itself. Returns when it is done.
-    pub async fn release(self) {
-        let (answer, answered) = oneshot::channel();
-        if self.orders.send(Order::Release(answer)).await.is_ok() {
-            _ = answered.await;
         }
     }
 
@@ -90,7 +62,7 @@ impl Settling {
     /// many there were. Others of the scope are left alone.
     pub async fn end(self) -> usize {
         let (answer, answered) = oneshot::channel();
-        if self.orders.send(Order::End(answer)).await.is_err() {
+        if self.ends.send(answer).await.is_err() {
             return 0;
         }
         answered.await.unwrap_or_default()
@@ -106,13 +78,13 @@ fn ended() -> Error {
 
 /// Starts to hold each flow of the scope as it becomes idle and outside a transaction, and keeps it held.
 ///
-/// Pause the route first, or new flows keep coming. Until [`Settling::release`], [`Settling::end`] or the drop all that is held stays so, also
+/// Pause the route first, or new flows keep coming. Until [`Settling::end`] or the drop all that is held stays so, also
 /// after the deadline; if the daemon dies, for 3 s.
 pub fn settle(flows: &Flows, target: Target, deadline: Duration) -> Settling {
     let flows = flows.owned();
     let (tell_progress, progress) = watch::channel(Progress::default());
     let (tell_result, result) = watch::channel(None);
-    let (orders, obeyed) = mpsc::channel(1);
+    let (ends, asked) = mpsc::channel(1);
     tokio::spawn(async move {
         let until = Instant::now() + deadline;
         let task = Task {
@@ -121,12 +93,19 @@ pub fn settle(flows: &Flows, target: Target, deadline: Duration) -> Settling {
             held: BTreeMap::new(),
             renewed: Instant::now(),
             tell: tell_progress,
-            orders: obeyed,
+            ends: asked,
         };
         // Nobody is left to be told if the daemon ends.
         _ = task.run(until, Pace::urgent(deadline), &tell_result).await;
     });
-    Settling { progress, result, orders }
+    Settling { progress, result, ends }
+}
+
+/// What becomes of those that are held.
+enum LastWord {
+    /// They go on.
+    Dropped,
+    End(End),
 }
 
 struct Task {
@@ -136,7 +115,7 @@ struct Task {
     held: BTreeMap<FlowId, Flow>,
     renewed: Instant,
     tell: watch::Sender<Progress>,
-    orders: mpsc::Receiver<Order>,
+    ends: mpsc::Receiver<End>,
 }
 
 impl Task {
@@ -144,7 +123,7 @@ impl Task {
         mut self,
         until: Instant,
         pace: Pace,
-        result: &watch::Sender<Option<Result<Settled, Error>>>,
+        result: &watch::Sender<Option<Result<Progress, Error>>>,
     ) -> Result<(), Gone> {
         let mut catcher = None;
         let settled = loop {
@@ -161,8 +140,8 @@ impl Task {
                 }
                 Err(Fault::Sessions(error)) => break Err(error),
             }
-            if let Some(order) = self.next_order(Instant::now()).await {
-                return self.obey(order, catcher).await;
+            if let Some(word) = self.next_end(Instant::now()).await {
+                return self.obey(word, catcher).await;
             }
         };
         if settled.is_err() {
@@ -170,8 +149,8 @@ impl Task {
         }
         result.send_replace(Some(settled));
         loop {
-            if let Some(order) = self.next_order(Instant::now() + RENEW).await {
-                return self.obey(order, catcher).await;
+            if let Some(word) = self.next_end(Instant::now() + RENEW).await {
+                return self.obey(word, catcher).await;
             }
             self.renew().await?;
         }
@@ -183,7 +162,7 @@ impl Task {
         catcher: &mut Option<Catcher>,
         until: Instant,
         pace: Pace,
-    ) -> Result<Option<Settled>, Fault> {
+    ) -> Result<Option<Progress>, Fault> {
         if self.renewed.elapsed() >= RENEW {
             self.renew().await?;
         }
@@ -194,8 +173,7 @@ impl Task {
         left.retain(|flow| is_open(flow) && !self.held.contains_key(&flow.id));
         let is_over = Instant::now() >= until;
         if left.is_empty() && !is_over {
-            self.report(&left, catcher.as_ref());
-            return Ok(Some(Settled { held: self.held.len(), left: Progress::default() }));
+            return Ok(Some(self.report(&left, catcher.as_ref())));
         }
         let catcher = match catcher {
             Some(catcher) => catcher,
@@ -206,8 +184,7 @@ impl Task {
         };
         if is_over {
             catcher.describe(&left.iter().collect::<Vec<_>>()).await;
-            let left = self.report(&left, Some(catcher));
-            return Ok(Some(Settled { held: self.held.len(), left }));
+            return Ok(Some(self.report(&left, Some(catcher))));
         }
         let Caught { flows, .. } = catcher.catch(&left, HOLD).await?;
         for flow in flows {
@@ -229,11 +206,11 @@ impl Task {
         progress
     }
 
-    /// Waits for an order until then; a [`Settling`] that is dropped orders the release.
-    async fn next_order(&mut self, until: Instant) -> Option<Order> {
-        match timeout_at(until.into(), self.orders.recv()).await {
-            Ok(Some(order)) => Some(order),
-            Ok(None) => Some(Order::Release(oneshot::channel().0)),
+    /// Waits until then for the end of it all.
+    async fn next_end(&mut self, until: Instant) -> Option<LastWord> {
+        match timeout_at(until.into(), self.ends.recv()).await {
+            Ok(Some(answer)) => Some(LastWord::End(answer)),
+            Ok(None) => Some(LastWord::Dropped),
             Err(_elapsed) => None,
         }
     }
@@ -254,18 +231,17 @@ impl Task {
         self.flows.release(ids).await
     }
 
-    async fn obey(mut self, order: Order, catcher: Option<Catcher>) -> Result<(), Gone> {
-        match order {
-            Order::Release(answer) => {
+    async fn obey(mut self, word: LastWord, catcher: Option<Catcher>) -> Result<(), Gone> {
+        match word {
+            LastWord::Dropped => {
                 self.release().await?;
                 close(catcher).await;
-                // Who asked may have gone, here and below.
-                _ = answer.send(());
             }
-            Order::End(answer) => {
+            LastWord::End(answer) => {
                 self.renew().await?;
                 let (ended, catcher) = self.end(catcher).await?;
                 close(catcher).await;
+                // Who asked may have gone.
                 _ = answer.send(ended);
             }
         }

@@ -7,7 +7,7 @@ mod host;
 mod server;
 mod topology;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use pairflip_policy::{Outcome, Role};
@@ -22,8 +22,8 @@ use crate::{
         grants::{Missing, Purpose},
         keys::Keys,
     },
-    config::{Cluster, Config, Failover, Login},
-    sessions::{self, Sessions, Sight},
+    config::{Cluster, Config, Failover},
+    sessions,
 };
 
 /// Longest that a question about a server's sessions takes.
@@ -127,20 +127,15 @@ async fn ask_all(cluster: &Cluster) -> Vec<Server> {
         let Subject { address, role, pair, .. } = checker.subject().clone();
         let account = cluster.check.login.as_ref().filter(|_| cluster.drains_idle());
         let sight = match account {
-            Some(account) if answer.is_ok() => Some(sight(address, account).await),
+            Some(account) if answer.is_ok() => {
+                let account = Arc::new(account.clone());
+                Some(sessions::sight_of(address, account, SIGHT_TIMEOUT).await)
+            }
             Some(_) | None => None,
         };
         Server { address, role: check::role(role), pair, answer, sight }
     });
     join_all(questions).await
-}
-
-/// What a server shows of its sessions to who may end them.
-async fn sight(server: SocketAddr, account: &Login) -> Result<Sight, sessions::Error> {
-    let sessions = Sessions::open(server, Arc::new(account.clone()), SIGHT_TIMEOUT).await?;
-    let sight = sessions.sight();
-    sessions.close().await;
-    Ok(sight.unwrap_or(Sight::Partial { locks: false }))
 }
 
 /// Whether flows can be ended by idleness on a server.

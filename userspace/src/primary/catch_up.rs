@@ -24,19 +24,18 @@ const BETWEEN_READINGS: Duration = Duration::from_millis(5);
 /// A quarter of this, at most, is kept of the time for telling what was seen last.
 const LAST_LOOK: Duration = Duration::from_millis(400);
 
-/// Waits until `to` has applied all that `from` has written by now; `from` goes on. Returns the position.
+/// Waits until `to` has applied all that `from` has written by now; `from` goes on.
 pub async fn catch_up(
     from: &Server,
     to: &Server,
     timeout: Duration,
     progress: &watch::Sender<String>,
-) -> Result<String, StepFailure> {
+) -> Result<(), StepFailure> {
     let (old, new) = open(from, to, timeout).await?;
     old.look(async |old| {
         let (position, server_id) = position(old, from).await?;
         let source = Source { address: from.address, server_id, position };
-        new.look(async |new| wait(new, to, &source, progress).await).await?;
-        Ok(source.position.to_string())
+        new.look(async |new| wait(new, to, &source, progress).await).await
     })
     .await
 }

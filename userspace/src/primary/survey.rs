@@ -18,7 +18,7 @@ use crate::{
         dialect::{Cell, Dialect, text},
         grants::{GRANTS_QUERY, Grants, Purpose},
     },
-    sessions::{Error, Sessions, Sight},
+    sessions::{Error, Sight, sight_of},
 };
 
 /// How long the old primary may take to have what the other one has: writes made there a moment ago are on their way.
@@ -114,12 +114,8 @@ async fn sight(
     server: &Server,
     timeout: Duration,
 ) -> Result<Result<Sight, Vec<String>>, StepFailure> {
-    match Sessions::open(server.address, Arc::clone(&server.account), timeout).await {
-        Ok(sessions) => {
-            let sight = sessions.sight();
-            sessions.close().await;
-            Ok(sight.ok_or_else(Vec::new))
-        }
+    match sight_of(server.address, Arc::clone(&server.account), timeout).await {
+        Ok(sight) => Ok(Ok(sight)),
         Err(Error::NotAllowed(statements)) => Ok(Err(statements)),
         Err(Error::NotRecorded(text)) => Ok(Err(vec![text])),
         Err(Error::Failed(failure)) => Err(unseen(server, lost(&failure))),

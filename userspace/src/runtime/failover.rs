@@ -26,7 +26,7 @@ impl Runtime {
     ) {
         tracing::info!(%cluster, %backend, ?reason, "fencing");
         let answers = self.answers.clone();
-        let server = self.fenced_server(cluster, backend);
+        let server = self.primary(cluster, backend);
         tokio::spawn(async move {
             let result = match server {
                 Some(server) => primary::fence(&server, timeout).await,
@@ -51,7 +51,7 @@ impl Runtime {
             UnfenceReason::Promotion => Applied::Required,
             UnfenceReason::Undo => Applied::NotRequired,
         };
-        let server = self.fenced_server(cluster, backend);
+        let server = self.primary(cluster, backend);
         tokio::spawn(async move {
             let result = match server {
                 Some(server) => primary::unfence(&server, timeout, applied).await,
@@ -61,7 +61,8 @@ impl Runtime {
         });
     }
 
-    fn fenced_server(&self, cluster: ClusterId, backend: BackendId) -> Option<Server> {
+    /// A backend of the configuration, and who may tell it what to do; `None` where nobody logs in.
+    pub(super) fn primary(&self, cluster: ClusterId, backend: BackendId) -> Option<Server> {
         Some(Server { address: self.ids.address(backend)?, account: self.account(cluster)? })
     }
 

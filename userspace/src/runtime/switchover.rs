@@ -61,13 +61,17 @@ type Held = Arc<Mutex<Option<Settling>>>;
 pub(super) struct Switchovers(BTreeMap<ClusterId, Running>);
 
 impl Switchovers {
+    fn of(&mut self, cluster: ClusterId) -> &mut Running {
+        self.0.entry(cluster).or_insert_with(Running::new)
+    }
+
     /// Takes note of what the policy says about them.
     pub(super) fn note(&mut self, cluster: ClusterId, what: &EventKind) {
         if let EventKind::SwitchoverStarted { .. } | EventKind::SwitchoverResumed { .. } = what {
             self.0.insert(cluster, Running::new());
         }
         if let EventKind::SwitchoverStep { done, took, .. } = what {
-            let running = self.0.entry(cluster).or_insert_with(Running::new);
+            let running = self.of(cluster);
             running.waiting_for = watch::channel(String::new()).1;
             running.steps.push(step_status(*done, took.as_millis() as u64, true));
         }
@@ -84,33 +88,21 @@ impl Runtime {
         timeout: Duration,
     ) -> Option<Input> {
         tracing::debug!(%cluster, %id, ?step, ?timeout, "a step of a switchover");
-        let at_once = match &step {
-            Step::Pause { time } => Some(self.pause_writes(cluster, *time)),
-            Step::Release { keep_held } => Some(self.release_writes(cluster, *keep_held)),
-            Step::Survey { .. }
-            | Step::CatchUp { .. }
-            | Step::Settle { .. }
-            | Step::Fence { .. }
-            | Step::FinalCatchUp { .. }
-            | Step::Reach { .. }
-            | Step::Unfence { .. }
-            | Step::EndSessions { .. } => None,
-        };
-        if let Some(result) = at_once {
-            return Some(Input::StepDone { cluster, id, result });
-        }
-        let (progress, waiting_for) = watch::channel(String::new());
-        let work = match self.work(cluster, step) {
-            Ok(work) => work,
+        let work = match self.begin(cluster, step) {
+            Ok(Begun::Beside(work)) => work,
+            Ok(Begun::Done(answer)) => {
+                return Some(Input::StepDone { cluster, id, result: Ok(answer) });
+            }
             Err(failure) => return Some(Input::StepDone { cluster, id, result: Err(failure) }),
         };
+        let (progress, waiting_for) = watch::channel(String::new());
         let answers = self.answers.clone();
         let task = tokio::spawn(async move {
             let result = work.run(timeout, &progress).await;
             // The loop ends first when the daemon does.
             _ = answers.send(Input::StepDone { cluster, id, result }).await;
         });
-        let running = self.switchovers.0.entry(cluster).or_insert_with(Running::new);
+        let running = self.switchovers.of(cluster);
         running.task = Some((id, task.abort_handle()));
         running.waiting_for = waiting_for;
         None
@@ -124,51 +116,38 @@ impl Runtime {
         }
     }
 
-    fn running(&mut self, cluster: ClusterId) -> &mut Running {
-        self.switchovers.0.entry(cluster).or_insert_with(Running::new)
-    }
-
-    fn drained(&self, cluster: ClusterId, backend: BackendId) -> Result<Target, StepFailure> {
-        self.drain_target(cluster, backend, None).ok_or_else(no_login)
-    }
-
-    fn work(&mut self, cluster: ClusterId, step: Step) -> Result<Work, StepFailure> {
+    /// Does at once what is done on this host.
+    fn begin(&mut self, cluster: ClusterId, step: Step) -> Result<Begun, StepFailure> {
         let server = |backend| self.server(cluster, backend);
-        Ok(match step {
+        Ok(Begun::Beside(match step {
+            Step::Pause { time } => return self.pause_writes(cluster, time).map(Begun::Done),
+            Step::Release { keep_held } => {
+                return self.release_writes(cluster, keep_held).map(Begun::Done);
+            }
             Step::Survey { from, to } => Work::Survey { from: server(from)?, to: server(to)? },
             Step::CatchUp { from, to } => Work::CatchUp { from: server(from)?, to: server(to)? },
             Step::FinalCatchUp { from, to } => {
                 Work::FinalCatchUp { from: server(from)?, to: server(to)? }
             }
-            Step::Settle { backend } => {
-                let target = self.drained(cluster, backend)?;
-                let held = Arc::clone(&self.running(cluster).held);
-                Work::Settle { flows: self.flows.clone(), target, held }
-            }
-            Step::EndSessions { backend } => {
-                let target = self.drained(cluster, backend)?;
-                let held = Arc::clone(&self.running(cluster).held);
-                Work::EndSessions { flows: self.flows.clone(), target, held }
-            }
+            Step::Settle { backend } => Work::Settle(self.drained(cluster, backend)?),
+            Step::EndSessions { backend } => Work::EndSessions(self.drained(cluster, backend)?),
             Step::Reach { to, position } => {
                 let from = self.old_primary(cluster).unwrap_or(to);
                 Work::Reach { from: server(from)?, to: server(to)?, position }
             }
             Step::Fence { backend } => Work::Fence { server: server(backend)? },
             Step::Unfence { backend } => Work::Unfence { server: server(backend)? },
-            Step::Pause { .. } | Step::Release { .. } => {
-                return Err(failed("this is done at once"));
-            }
-        })
+        }))
     }
 
     fn server(&self, cluster: ClusterId, backend: BackendId) -> Result<Server, StepFailure> {
-        let address = self
-            .ids
-            .address(backend)
-            .ok_or_else(|| failed("the server is not in the configuration"))?;
-        let account = self.account(cluster).ok_or_else(no_login)?;
-        Ok(Server { address, account })
+        self.primary(cluster, backend).ok_or_else(no_login)
+    }
+
+    fn drained(&mut self, cluster: ClusterId, backend: BackendId) -> Result<Drained, StepFailure> {
+        let target = self.drain_target(cluster, backend, None).ok_or_else(no_login)?;
+        let held = Arc::clone(&self.switchovers.of(cluster).held);
+        Ok(Drained { flows: self.flows.clone(), target, held })
     }
 
     /// The old pair's primary of a switchover under way.
@@ -197,7 +176,7 @@ impl Runtime {
     ) -> Result<StepAnswer, StepFailure> {
         if !keep_held {
             // What a task that was cancelled has in its hands is let go with it.
-            self.running(cluster).held = Held::default();
+            self.switchovers.of(cluster).held = Held::default();
         }
         self.pause_writes(cluster, Duration::ZERO)
     }
@@ -238,6 +217,20 @@ impl Runtime {
     }
 }
 
+/// What became of a step at once.
+enum Begun {
+    Done(StepAnswer),
+    /// Servers are asked or told beside the loop.
+    Beside(Work),
+}
+
+/// The flows of a server, and those of them that are held.
+struct Drained {
+    flows: Flows,
+    target: Target,
+    held: Held,
+}
+
 /// What servers are asked or told in a step.
 enum Work {
     Survey { from: Server, to: Server },
@@ -246,8 +239,8 @@ enum Work {
     Reach { from: Server, to: Server, position: String },
     Fence { server: Server },
     Unfence { server: Server },
-    Settle { flows: Flows, target: Target, held: Held },
-    EndSessions { flows: Flows, target: Target, held: Held },
+    Settle(Drained),
+    EndSessions(Drained),
 }
 
 impl Work {
@@ -273,10 +266,8 @@ impl Work {
                 primary::reach(&from, &to, &position, timeout, progress).await?;
                 Ok(StepAnswer::Done)
             }
-            Self::Settle { flows, target, held } => {
-                settle(flows, target, &held, timeout, progress).await
-            }
-            Self::EndSessions { flows, target, held } => {
+            Self::Settle(drained) => settle(drained, timeout, progress).await,
+            Self::EndSessions(Drained { flows, target, held }) => {
                 let settling = held.lock().await.take();
                 let killed = match settling {
                     Some(settling) => settling.end().await,
@@ -301,9 +292,7 @@ impl Work {
 
 /// Holds every flow of a server as it becomes idle.
 async fn settle(
-    flows: Flows,
-    target: Target,
-    held: &Held,
+    Drained { flows, target, held }: Drained,
     timeout: Duration,
     progress: &watch::Sender<String>,
 ) -> Result<StepAnswer, StepFailure> {
@@ -325,9 +314,9 @@ async fn settle(
         }
     };
     match settled {
-        Ok(settled) if settled.is_complete() => Ok(StepAnswer::Done),
-        Ok(settled) => {
-            let text = format!("{server}: {}", left(&settled.left));
+        Ok(progress) if progress.left == 0 => Ok(StepAnswer::Done),
+        Ok(progress) => {
+            let text = format!("{server}: {}", left(&progress));
             Err(StepFailure { fault: StepFault::TimedOut, text })
         }
         Err(error) => {

@@ -81,6 +81,22 @@ struct Link {
     unrecorded: query::Unrecorded,
 }
 
+/// Returns what a server shows of its sessions to an account, which may end them.
+///
+/// # Errors
+/// As [`Sessions::open`].
+pub async fn sight_of(
+    target: SocketAddr,
+    account: Arc<Login>,
+    timeout: Duration,
+) -> Result<Sight, Error> {
+    let sessions = Sessions::open(target, account, timeout).await?;
+    let sight = sessions.sight();
+    sessions.close().await;
+    // It has just been found.
+    Ok(sight.unwrap_or(Sight::Partial { locks: false }))
+}
+
 impl Sessions {
     /// Logs in and finds out what the server shows. Each call takes `timeout` at most.
     ///

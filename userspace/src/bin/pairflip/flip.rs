@@ -22,8 +22,7 @@ use pairflip::{
 use tokio::signal::ctrl_c;
 
 use super::{
-    DrainMode, EXIT_FAILED, EXIT_UNFINISHED, Failure, WATCH_INTERVAL, get, in_place_lines, show,
-    style_of,
+    DrainMode, EXIT_FAILED, EXIT_UNFINISHED, Failure, WATCH_INTERVAL, get, over, show, style_of,
 };
 
 /// Longer than any deadline that the daemon takes, and its undoing.
@@ -192,7 +191,8 @@ impl Shown {
         let mut stderr = io::stderr();
         let text = if self.terminal {
             let page = render::progress(flip, style_of(&stderr));
-            let text = in_place_lines(&page, self.lines);
+            let up = if self.lines == 0 { String::new() } else { format!("\x1b[{}A", self.lines) };
+            let text = over(&up, &page);
             self.lines = page.lines().count();
             text
         } else {

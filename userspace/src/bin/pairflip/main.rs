@@ -422,13 +422,12 @@ fn has_reader() -> bool {
 
 /// From the first line on, over what was there: no moment of an empty screen.
 fn in_place(text: &str) -> String {
-    format!("\x1b[H{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
+    over("\x1b[H", text)
 }
 
-/// As [`in_place`], over the `before` lines that were printed last, wherever they are.
-fn in_place_lines(text: &str, before: usize) -> String {
-    let up = if before == 0 { String::new() } else { format!("\x1b[{before}A") };
-    format!("{up}{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
+/// A text over what was there, from where `start` brings the cursor.
+fn over(start: &str, text: &str) -> String {
+    format!("{start}{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n"))
 }
 
 /// Whether somebody still reads.
