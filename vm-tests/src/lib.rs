@@ -6,6 +6,7 @@ pub mod guest;
 pub mod lab;
 pub mod scenario;
 pub mod vm;
+mod wait;
 
 pub use lab::{
     Lab, Options,
@@ -16,6 +17,7 @@ pub use lab::{
     netns::Namespace,
     topology::Topology,
 };
+pub use wait::wait_for;
 
 /// Where what is expensive to make or fetch is kept: `$XDG_CACHE_HOME/pairflip`, or else `~/.cache/pairflip`.
 pub fn cache_dir() -> std::path::PathBuf {

@@ -91,6 +91,17 @@ impl Namespace {
             .with_context(|| format!("entering namespace {}", self.name))
     }
 
+    /// Runs `work` on a thread inside that may borrow, and panics as it does.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter()?;
+                Ok(work())
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     fn open(&self) -> Result<File> {
         File::open(self.path()).with_context(|| format!("opening namespace {}", self.name))
     }

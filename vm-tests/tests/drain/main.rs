@@ -20,6 +20,7 @@ use pairflip_vm_tests::{
         client::Session,
         topology::{VIP_READ, VIP_WRITE},
     },
+    wait_for,
 };
 use serde_json::Value;
 
@@ -69,13 +70,7 @@ fn on_client<T: Send>(lab: &Lab, work: impl FnOnce() -> T + Send) -> T {
 }
 
 fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            namespace.enter().unwrap();
-            work()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    namespace.inside(work).unwrap()
 }
 
 /// Drains server 1 or 2.
@@ -96,16 +91,6 @@ fn address(lab: &Lab, number: usize) -> String {
 /// Returns whether a session is there; it is not changed by that.
 fn lives(session: &mut Session<'_>) -> bool {
     session.ping().is_ok()
-}
-
-/// Waits until `done`. Panics after `limit`.
-fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    start.elapsed()
 }
 
 /// What the status says of the first drain.

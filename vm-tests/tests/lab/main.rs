@@ -24,6 +24,7 @@ use anyhow::Result;
 use pairflip_vm_tests::{
     Client, Daemon, Lab, Options, Topology,
     lab::topology::{VIP_READ, VIP_WRITE},
+    wait_for,
 };
 
 /// Servers by number, which is also their `@@server_id`.
@@ -59,14 +60,4 @@ fn start_with(options: &Options, change: impl FnOnce(String) -> String) -> (Lab,
 /// Which server a new connection from a client's host reaches.
 fn server_id(lab: &Lab, host: &str, vip: SocketAddrV4) -> Result<u32> {
     lab.ns(host).run(move || Client::new(vip)?.server_id())?
-}
-
-/// Waits until `done`; returns how long it took. Panics after `limit`.
-fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    start.elapsed()
 }

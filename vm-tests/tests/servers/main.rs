@@ -28,6 +28,7 @@ use pairflip_vm_tests::{
         database::{CHECK_PASSWORD, CHECK_USER},
         topology::{VIP_READ, VIP_WRITE},
     },
+    wait_for,
 };
 use serde_json::Value;
 
@@ -163,13 +164,4 @@ fn ask(lab: &Lab, number: usize, login: Login, questions: Questions) -> Probe {
         })
     };
     lab.ns("redirector").run(probing).unwrap()
-}
-
-/// Waits until `done`. Panics after `limit`.
-fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -28,6 +28,7 @@ use pairflip_vm_tests::{
         client::Session,
         ways::{BACKENDS, CLIENT1, CLIENTS, Family, Forwarding, REDIRECTOR},
     },
+    wait_for,
 };
 
 const PAIR1_PRIMARY: u32 = 1;
@@ -71,13 +72,7 @@ fn end(lab: &Lab, setup: &Setup, mut daemon: Daemon) {
 
 /// Runs `work` inside a namespace.
 fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            namespace.enter().unwrap();
-            work()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    namespace.inside(work).unwrap()
 }
 
 /// Text of all letters and digits that no part of repeats.
@@ -116,16 +111,6 @@ fn flow(daemon: &Daemon, source: SocketAddr) -> Result<serde_json::Value> {
     let listed = flows["flows"].as_array().context("no list")?;
     let flow = listed.iter().find(|flow| flow["source"] == source.to_string());
     flow.cloned().with_context(|| format!("no flow of {source} in {flows}"))
-}
-
-/// Waits until `done`; returns how long it took. Panics after `limit`.
-fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    start.elapsed()
 }
 
 /// A line of the test's report.

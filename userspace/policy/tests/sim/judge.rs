@@ -358,21 +358,26 @@ impl World {
             Ok(done) if done.from == done.to => {}
             Ok(done) => {
                 self.seen.add("flips");
-                let site = self.site(cluster);
-                let table = site.kernel.as_ref().expect("the kernel has a table");
-                assert_eq!((table.active, table.generation), (done.to, done.generation));
-                assert_eq!(site.state_file.as_ref().map(|(pair, _)| *pair), Some(done.to));
-                site.asked.clear();
-                site.cut.clear();
-                // An operator knows of what happened.
-                site.out.clear();
-                site.failed_over_at = None;
+                self.judge_flipped(cluster, done);
             }
             Err(FlipRefused::NotPersisted { .. } | FlipRefused::NotApplied { .. }) => {
                 self.seen.add("undone");
             }
             Err(_) => self.seen.add("refused"),
         }
+    }
+
+    /// An operator made another pair active.
+    pub(crate) fn judge_flipped(&mut self, cluster: ClusterId, done: &FlipDone) {
+        let site = self.site(cluster);
+        let table = site.kernel.as_ref().expect("the kernel has a table");
+        assert_eq!((table.active, table.generation), (done.to, done.generation));
+        assert_eq!(site.state_file.as_ref().map(|(pair, _)| *pair), Some(done.to));
+        site.asked.clear();
+        site.cut.clear();
+        // He knows of what happened.
+        site.out.clear();
+        site.failed_over_at = None;
     }
 
     /// Checks what must hold between inputs, when the kernel has what the policy wanted.

@@ -483,16 +483,7 @@ impl World {
                 self.end_run(cluster);
             }
             SwitchoverOutcome::Done { done, .. } if done.from == done.to => {}
-            SwitchoverOutcome::Done { done, .. } => {
-                let site = self.site(cluster);
-                let table = site.kernel.as_ref().expect("the kernel has a table");
-                assert_eq!((table.active, table.generation), (done.to, done.generation));
-                assert_eq!(site.state_file.as_ref().map(|(pair, _)| *pair), Some(done.to));
-                site.asked.clear();
-                site.cut.clear();
-                site.out.clear();
-                site.failed_over_at = None;
-            }
+            SwitchoverOutcome::Done { done, .. } => self.judge_flipped(cluster, done),
             SwitchoverOutcome::Refused(refused) => {
                 self.seen.add("switch_refused");
                 if matches!(refused, FlipRefused::Unmet { .. } | FlipRefused::NotPersisted { .. }) {
