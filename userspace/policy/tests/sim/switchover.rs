@@ -7,7 +7,7 @@ use pairflip_policy::*;
 use crate::{
     action::Then,
     server::{Mode, server_id},
-    world::{Fed, Site, World},
+    world::{Fed, Site, World, targets},
 };
 
 /// The last switchover of a cluster, as the world saw it.
@@ -305,6 +305,9 @@ impl World {
         assert!(timeout <= Duration::from_secs(60), "{timeout:?} is no bound");
         let primary = |site: &Site, pair: PairId| site.spec.pairs[usize::from(pair.0)].primary;
         if let Step::Survey { from, to } = step {
+            if self.is_resuming(cluster) {
+                return;
+            }
             let (from, to) = (self.servers[from].pair, self.servers[to].pair);
             let read_only = |pair| self.servers[&primary(&self.sites[&cluster], pair)].read_only;
             let (was_read_only, was_writable) = (read_only(from), !read_only(to));
@@ -340,9 +343,8 @@ impl World {
             Step::Unfence { backend } => {
                 self.seen.add("switch_back");
                 assert_eq!(*backend, old, "neither of both");
-                if let Some(kernel) = &site.kernel {
-                    assert_eq!(kernel.active, run.from, "the routes lead to the new pair");
-                }
+                let led = led_to(site);
+                assert!(led.is_none_or(|pair| pair == run.from), "the routes lead to the new pair");
                 if !(run.is_meddled || run.was_writable) {
                     assert!(self.servers[&new].read_only, "both would take writes");
                 }
@@ -354,11 +356,18 @@ impl World {
         }
     }
 
+    /// Whether a switchover goes on after a restart: it is not another one.
+    fn is_resuming(&self, cluster: ClusterId) -> bool {
+        let mut flips = self.policy.view().clusters.into_iter().filter(|it| it.id == cluster);
+        let switchover = flips.find_map(|it| it.flip?.switchover);
+        switchover.is_some_and(|it| it.step == SwitchoverStep::Resume)
+    }
+
     fn judge_promotion(&mut self, cluster: ClusterId, run: &Run, old: BackendId) {
         let site = &self.sites[&cluster];
         let new = site.spec.pairs[usize::from(run.to.0)].primary;
-        let kernel = site.kernel.as_ref().map(|kernel| kernel.active);
-        assert!(kernel.is_none_or(|active| active == run.to), "the routes lead to the old pair");
+        let led = led_to(site);
+        assert!(led.is_none_or(|pair| pair == run.to), "the routes lead to the old pair");
         let written = site.state_file.as_ref().map(|(pair, _)| *pair);
         assert_eq!(written, Some(run.to), "the state file does not know");
         if !run.is_meddled {
@@ -477,7 +486,7 @@ impl World {
         let cluster =
             cluster.unwrap_or_else(|| panic!("{request} was answered twice, or never asked"));
         match outcome {
-            SwitchoverOutcome::Planned { preflight } => {
+            SwitchoverOutcome::Planned { preflight, .. } => {
                 self.seen.add("switch_planned");
                 assert_eq!(preflight.len(), Precondition::ALL.len());
                 self.end_run(cluster);
@@ -547,6 +556,12 @@ impl World {
         let other = site.spec.pairs[usize::from(other.0)].primary;
         self.server(other).read_only = true;
     }
+}
+
+/// The pair that the kernel's routes lead to; none after a start in which no server was heard so far.
+fn led_to(site: &Site) -> Option<PairId> {
+    let table = site.kernel.as_ref()?;
+    targets(table).next().map(|_| table.active)
 }
 
 fn answer_at_home(step: &Step) -> StepAnswer {

@@ -399,6 +399,42 @@ fn a_daemon_that_dies_at_any_step_is_followed_by_one_that_undoes_or_finishes() {
 }
 
 #[test]
+fn one_check_that_sees_the_new_primary_writable_ends_nothing_after_a_restart() {
+    let mut world = World::new();
+    world.kill = Some(("unfence b", false));
+    world.switch();
+    world.restart(false);
+    // What it says of itself is that it is read-only.
+    world.feed(Input::Checked { backend: B, result: common::answered(false, Some(0)) });
+    world.wait(8);
+    world.assert_done("it was asked again");
+    assert!(world.done.contains(&"unfence b".to_owned()), "{:?}", world.done);
+
+    // It was made writable by the daemon before, or by hand.
+    let mut world = World::new();
+    world.kill = Some(("unfence b", true));
+    world.switch();
+    world.restart(false);
+    world.done.clear();
+    world.wait(8);
+    world.assert_done("it takes writes");
+    assert!(!world.done.contains(&"unfence b".to_owned()), "{:?}", world.done);
+
+    // It cannot be asked: that is told, and tried again.
+    let mut world = World::new();
+    world.kill = Some(("unfence b", true));
+    world.switch();
+    world.restart(false);
+    world.modes.insert("survey", Mode::Fails(StepFault::Unreachable));
+    world.wait(2);
+    assert!(world.alarm().is_some_and(|text| text.contains("asked again every second")));
+    assert_eq!(world.writes(), [B], "clients are not kept from it meanwhile");
+    world.modes.clear();
+    world.wait(8);
+    world.assert_done("it answers");
+}
+
+#[test]
 fn after_a_reboot_the_state_file_decides_and_the_old_primary_is_fenced_again() {
     let mut world = World::new();
     world.kill = Some(("swap pair#1 w=-", false));

@@ -272,6 +272,11 @@ impl World {
 
     fn do_step(&mut self, step: &Step) -> StepAnswer {
         match step {
+            // One that goes on after a restart asks anew.
+            Step::Survey { .. } if self.file.1.is_some() => {
+                let now = |backend| Ok(facts(self.read_only[&backend]));
+                return StepAnswer::Surveyed(Box::new(Survey { from: now(A), to: now(B) }));
+            }
             Step::Survey { .. } => return StepAnswer::Surveyed(Box::new(self.survey.clone())),
             Step::Fence { backend } => {
                 let was_read_only = self.read_only.insert(*backend, true) == Some(true);

@@ -77,7 +77,7 @@ impl Cluster {
     }
 
     /// Takes in that a server was seen read-only or writable, later than a check that is on its way.
-    fn saw_read_only(&mut self, backend: BackendId, read_only: bool, now: Moment) {
+    pub(super) fn saw_read_only(&mut self, backend: BackendId, read_only: bool, now: Moment) {
         self.seen_writable = (!read_only).then_some((backend, now));
         if let Some(known) = self.backends.get_mut(&backend) {
             known.set_read_only(read_only);

@@ -11,8 +11,8 @@ use crate::{
     output::EventKind,
     reason::ActiveSource,
     switchover::{
-        FENCE_TIMEOUT, Intent, IntentStage, Limits, Step, StepAnswer, StepFailure, StepFault,
-        SwitchoverStep, UndoCause, Undone,
+        FENCE_TIMEOUT, Intent, IntentStage, Limits, PrimaryFacts, SURVEY_TIMEOUT, Step, StepAnswer,
+        StepFailure, StepFault, SwitchoverStep, UndoCause, Undone,
     },
 };
 
@@ -98,8 +98,10 @@ impl Cluster {
     pub(super) fn advance_resume(&mut self, now: Moment, outputs: &mut Outputs) {
         let Some((old, new)) = self.primaries() else { return };
         if self.backends[&new].read_only() == Some(false) {
-            // It got as far as that, or somebody did it by hand.
-            return self.enter(SwitchoverStep::Open, now, outputs);
+            // It got as far as that, or somebody did it by hand. Nothing makes it writable any more once that is
+            // believed, so a check is not enough: what it says may be as old as its timeout.
+            let step = Step::Survey { from: old, to: new };
+            return self.send(step, Some(SURVEY_TIMEOUT), now, outputs);
         }
         let is_asked = |backend: BackendId| self.backends[&backend].checked_at.is_some();
         let is_heard = self.backends[&new].facts.is_some();
@@ -124,17 +126,36 @@ impl Cluster {
         self.send(Step::Fence { backend: old }, Some(FENCE_TIMEOUT), now, outputs);
     }
 
+    /// Takes in what the new primary said, whose check had said that it takes writes.
+    fn asked_again(
+        &mut self,
+        new: BackendId,
+        said: Result<PrimaryFacts, StepFailure>,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
+        match said {
+            Ok(facts) if facts.read_only => self.saw_read_only(new, true, now),
+            Ok(_) => self.enter(SwitchoverStep::Open, now, outputs),
+            Err(StepFailure { text, .. }) => {
+                let text = format!(
+                    "the new primary took writes at its last check and could not be asked whether it still does: {text}; it is asked again every second"
+                );
+                self.stuck(text, now, outputs);
+            }
+        }
+    }
+
     /// Returns whether the routes must not lead to the new pair yet: the next daemon would take that for a position that
     /// can be relied on.
     pub(in crate::cluster) fn waits_for_intent(&self) -> bool {
         let Some(running) = &self.switchover else { return false };
         let waits = running.step == SwitchoverStep::Resume && !running.is_sure;
-        let writes = self.backends[&self.pair(running.to).primary].read_only() == Some(false);
         let is_doubtful = running.intent.as_ref().is_some_and(|intent| match intent.stage {
             IntentStage::Promoting { .. } => true,
             IntentStage::Prepared => false,
         });
-        waits && !writes && (is_doubtful || !self.is_written())
+        waits && (is_doubtful || !self.is_written())
     }
 
     pub(super) fn resume_answered(
@@ -154,6 +175,12 @@ impl Cluster {
             Some(IntentStage::Promoting { .. } | IntentStage::Prepared) | None => None,
         };
         match (step, result, position) {
+            (Step::Survey { .. }, Ok(StepAnswer::Surveyed(survey)), _) => {
+                self.asked_again(to, survey.to, now, outputs);
+            }
+            (Step::Survey { .. }, Err(failure), _) => {
+                self.asked_again(to, Err(failure), now, outputs);
+            }
             (Step::Fence { .. }, Ok(_), _) => {
                 let step = Step::FinalCatchUp { from, to };
                 self.send(step, Some(CATCH_UP_TIMEOUT), now, outputs);
