@@ -6,8 +6,8 @@ use std::{
 };
 
 use pairflip_policy::{
-    BackendId, ClusterId, Drain, FlipRefused, Input, Judged, Judgement, Limits, PairId,
-    Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, UndoCause,
+    BackendId, ClusterId, Drain, FlipRefused, FlipWarning, Input, Judged, Judgement, Limits,
+    PairId, Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, UndoCause,
 };
 use tokio::sync::oneshot;
 
@@ -184,12 +184,12 @@ impl Runtime {
                 answer.took_ms = Some(took.as_millis() as u64);
                 _ = reply.send(Ok(answer));
             }
-            (SwitchoverOutcome::Planned { preflight }, FlipReply::Plan(reply)) => {
-                _ = reply.send(Ok(self.plan(&asked, &preflight)));
+            (SwitchoverOutcome::Planned { preflight, warnings }, FlipReply::Plan(reply)) => {
+                _ = reply.send(Ok(self.plan(&asked, &preflight, &warnings)));
             }
-            (SwitchoverOutcome::Done { .. }, FlipReply::Plan(reply)) => {
+            (SwitchoverOutcome::Done { done, .. }, FlipReply::Plan(reply)) => {
                 // It is active already.
-                _ = reply.send(Ok(self.plan(&asked, &[])));
+                _ = reply.send(Ok(self.plan(&asked, &[], &done.warnings)));
             }
             (outcome, reply) => reply.refuse(unfinished(configured, outcome)),
         }
@@ -203,7 +203,7 @@ impl Runtime {
         pending
     }
 
-    fn plan(&self, asked: &Asked, preflight: &[Judged]) -> FlipPlan {
+    fn plan(&self, asked: &Asked, preflight: &[Judged], warnings: &[FlipWarning]) -> FlipPlan {
         let configured = &self.config.clusters[usize::from(asked.cluster.0)];
         let view = self.policy.view();
         let view = view.clusters.iter().find(|view| view.id == asked.cluster);
@@ -238,7 +238,7 @@ impl Runtime {
             max_pause_ms: limits.max_pause.as_millis() as u64,
             preconditions: preflight.iter().map(|it| precondition_status(configured, it)).collect(),
             steps: if from == to { Vec::new() } else { steps.collect() },
-            warnings: Vec::new(),
+            warnings: named_warnings(configured, warnings),
         }
     }
 
@@ -385,12 +385,12 @@ fn flip_done(cluster: &config::Cluster, done: &pairflip_policy::FlipDone) -> Fli
         drain: wire_drain(done.drain),
         paused_ms: None,
         took_ms: None,
-        warnings: done
-            .warnings
-            .iter()
-            .map(|warning| status::name_pairs(cluster, &warning.to_string()))
-            .collect(),
+        warnings: named_warnings(cluster, &done.warnings),
     }
+}
+
+fn named_warnings(cluster: &config::Cluster, warnings: &[FlipWarning]) -> Vec<String> {
+    warnings.iter().map(|warning| status::name_pairs(cluster, &warning.to_string())).collect()
 }
 
 const fn wire_drain(drain: Drain) -> protocol::Drain {

@@ -38,6 +38,8 @@ fn flips_lose_nothing_where_servers_see_the_clients_and_record_nothing() {
         let config = lab.write_config(|text| text.replace("name = \"main\"", &with)).unwrap();
         let mut daemon = lab.daemon(&config);
         daemon.start().unwrap();
+        let plan = daemon.ctl(&["flip", "--dry-run"]).unwrap();
+        assert!(plan.contains("performance_schema is off"), "what a flip cannot see: {plan}");
         let (record, _) = flip_under_load(Way::Safe, &lab, &daemon, 1);
         let verdict = verify::verify(&lab, &record.ledger()).unwrap();
         assert_eq!(verdict.problems(), Vec::<String>::new(), "{verdict:?}");

@@ -3,13 +3,17 @@
 use std::{fmt, time::Duration};
 
 use super::{Judged, SwitchoverStep};
-use crate::output::{FlipDone, FlipRefused};
+use crate::{
+    output::{FlipDone, FlipRefused},
+    reason::FlipWarning,
+};
 
 /// What became of a switchover.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SwitchoverOutcome {
-    /// A dry run: what holds and what does not. Nothing was changed.
-    Planned { preflight: Vec<Judged> },
+    /// A dry run: what holds and what does not, and what an operator should know although nothing stands against it.
+    /// Nothing was changed.
+    Planned { preflight: Vec<Judged>, warnings: Vec<FlipWarning> },
     /// The other pair takes the writes, and nothing acknowledged was lost.
     Done {
         done: FlipDone,

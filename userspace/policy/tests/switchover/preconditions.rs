@@ -96,7 +96,7 @@ fn each_precondition_refuses_by_its_word_unless_it_is_waived() {
 
         // Word for word: what is forced is that one only.
         world.ask(None, &[precondition], true);
-        let Some(SwitchoverOutcome::Planned { preflight }) = world.outcomes.last() else {
+        let Some(SwitchoverOutcome::Planned { preflight, .. }) = world.outcomes.last() else {
             panic!("{:?}", world.outcomes)
         };
         let judgement = |it: &&Judged| it.precondition == precondition;
@@ -115,9 +115,10 @@ fn each_precondition_refuses_by_its_word_unless_it_is_waived() {
 fn a_dry_run_tells_every_precondition_and_changes_nothing() {
     let mut world = World::new();
     world.ask(None, &[], true);
-    let [SwitchoverOutcome::Planned { preflight }] = &world.outcomes[..] else {
+    let [SwitchoverOutcome::Planned { preflight, warnings }] = &world.outcomes[..] else {
         panic!("{:?}", world.outcomes)
     };
+    assert_eq!(warnings, &[]);
     assert!(preflight.iter().map(|it| it.precondition).eq(Precondition::ALL));
     assert!(preflight.iter().all(|it| it.judgement == Judgement::Holds), "{preflight:?}");
     assert_eq!((&world.done[..], &world.events[..]), (&["survey".to_owned()][..], &[][..]));
@@ -132,6 +133,15 @@ fn what_was_waived_and_what_cannot_be_seen_is_told_with_the_result() {
         old.privileged = vec!["root@10.0.0.9".into()];
         old.blind = Some("performance_schema is off".into());
     }
+    let unseen = [
+        FlipWarning::Privileged { who: "root@10.0.0.9".into() },
+        FlipWarning::Blind { text: "performance_schema is off".into() },
+    ];
+    world.ask(None, &[Precondition::PreparedXa], true);
+    let Some(SwitchoverOutcome::Planned { warnings, .. }) = world.outcomes.pop() else {
+        panic!("{:?}", world.outcomes)
+    };
+    assert_eq!(warnings, unseen, "what was waived is in the list of preconditions");
     world.ask(None, &[Precondition::PreparedXa], false);
     world.wait(2);
     world.assert_done("waived");

@@ -60,7 +60,8 @@ impl Cluster {
                 let refused = FlipRefused::Unmet { preflight };
                 return self.refuse_switchover(request, refused, dry_run, now, outputs);
             }
-            let outcome = SwitchoverOutcome::Planned { preflight };
+            let warnings = warnings_of(survey);
+            let outcome = SwitchoverOutcome::Planned { preflight, warnings };
             return outputs.push_back(Output::SwitchoverReply { request, outcome });
         }
         self.prepare(survey, preflight, now, outputs);
@@ -75,7 +76,11 @@ impl Cluster {
         outputs: &mut Outputs,
     ) {
         let Some(running) = &mut self.switchover else { return };
-        running.warnings = warnings(survey, preflight);
+        let waived = preflight.into_iter().filter(|it| it.judgement == Judgement::Waived);
+        running.warnings = waived
+            .map(|Judged { precondition, text, .. }| FlipWarning::Waived { precondition, text })
+            .chain(warnings_of(survey))
+            .collect();
         let target_was_writable = survey.to.as_ref().is_ok_and(|facts| !facts.read_only);
         let Switchover { from, to, drain, request, .. } = *running;
         running.intent =
@@ -102,17 +107,11 @@ impl Cluster {
     }
 }
 
-/// Returns what the operator should know although nothing stands against the switchover.
-fn warnings(survey: &Survey, preflight: Vec<Judged>) -> Vec<FlipWarning> {
-    let waived = preflight.into_iter().filter(|it| it.judgement == Judgement::Waived);
-    let mut warnings: Vec<_> = waived
-        .map(|Judged { precondition, text, .. }| FlipWarning::Waived { precondition, text })
-        .collect();
-    if let Ok(old) = &survey.from {
-        if !old.privileged.is_empty() {
-            warnings.push(FlipWarning::Privileged { who: old.privileged.join(", ") });
-        }
-        warnings.extend(old.blind.clone().map(|text| FlipWarning::Blind { text }));
-    }
-    warnings
+/// Returns what the operator should know of the servers although nothing stands against the switchover.
+fn warnings_of(survey: &Survey) -> Vec<FlipWarning> {
+    let Ok(old) = &survey.from else { return Vec::new() };
+    let who = (!old.privileged.is_empty()).then(|| old.privileged.join(", "));
+    let privileged = who.map(|who| FlipWarning::Privileged { who });
+    let blind = old.blind.clone().map(|text| FlipWarning::Blind { text });
+    privileged.into_iter().chain(blind).collect()
 }
