@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod busy;
+mod cursor;
 mod limits;
 mod sessions;
 

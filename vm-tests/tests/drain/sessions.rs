@@ -1,6 +1,6 @@
 //! Sessions of every kind: not ended while they are in the middle of something, ended when they are through with it.
 
-use super::*;
+use super::{cursor::Cursor, *};
 
 /// What a session does, and what brings it to an end.
 struct Kind {
@@ -58,7 +58,8 @@ fn each_kind(flavour: Flavour) {
     lab.db(1)
         .sql(
             "CREATE TABLE app.i (a INT PRIMARY KEY, b INT); INSERT INTO app.i VALUES (1,1), (2,2), (3,3);
-             CREATE TABLE app.l (a INT PRIMARY KEY); CREATE TABLE app.m (a INT) ENGINE=MyISAM",
+             CREATE TABLE app.l (a INT PRIMARY KEY); CREATE TABLE app.m (a INT) ENGINE=MyISAM;
+             CREATE USER reader@'%'; GRANT SELECT ON app.* TO reader@'%'",
         )
         .unwrap();
     let daemon = start(&lab, |config| config);
@@ -84,16 +85,21 @@ fn each_kind(flavour: Flavour) {
             }
             sessions.push((kind, session));
         }
+        // No transaction: only that it was read from a moment ago tells that it is open.
+        let mut cursor =
+            Cursor::open(VIP_WRITE, "reader", "SELECT x.a FROM app.i x, app.i y").unwrap();
+        cursor.fetch().unwrap();
         drain(&lab, &daemon, 1, &["--drain", "idle"]);
         wait_for("the idle one is ended", SOON, || drains(&daemon)[0]["ended"] == 1);
         assert!(!lives(&mut idle));
         thread::sleep(UNDISTURBED);
         let left = &drains(&daemon)[0];
-        let expected = KINDS.len() + usize::from(encrypted.is_some());
+        let expected = KINDS.len() + 1 + usize::from(encrypted.is_some());
         assert_eq!((&left["ended"], &left["left"]), (&1.into(), &expected.into()), "{left}");
         for (kind, session) in &mut sessions {
             assert!(lives(session), "{} was ended", kind.name);
         }
+        cursor.fetch().expect("it was ended between two rows");
         if let Some(encrypted) = &mut encrypted {
             encrypted.run("COMMIT").expect("it was not ended in its transaction");
         }
@@ -102,6 +108,7 @@ fn each_kind(flavour: Flavour) {
                 session.run(statement).unwrap_or_else(|error| panic!("{}: {error:#}", kind.name));
             }
         }
+        cursor.run("COMMIT").unwrap();
         let begun = Instant::now();
         while told(&daemon, "drained").is_empty() {
             assert!(begun.elapsed() < SOON, "some are not ended: {}", drains(&daemon));
@@ -110,6 +117,7 @@ fn each_kind(flavour: Flavour) {
         for (kind, session) in &mut sessions {
             assert!(!lives(session), "{} was not ended", kind.name);
         }
+        assert!(cursor.fetch().is_err(), "a cursor that is closed was not ended");
         assert!(encrypted.is_none_or(|mut encrypted| !lives(&mut encrypted)));
         assert!(lives(&mut stranger), "a session that is not ours was ended");
     });
