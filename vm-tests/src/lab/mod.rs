@@ -262,9 +262,14 @@ fn claim(dir: &Path) -> Result<()> {
         bail!("the lab {} runs already; `cargo xtask lab down` removes it", dir.display());
     }
     fs::create_dir_all(dir).with_context(|| format!("making {}; are you root?", dir.display()))?;
-    fs::write(dir.join("owner"), std::process::id().to_string())
-        .with_context(|| format!("noting the owner of {}", dir.display()))?;
+    own(dir)?;
     mounts::note_missing(Path::new(MOUNTS))
+}
+
+/// Notes that this process sees to it that a lab is removed.
+fn own(dir: &Path) -> Result<()> {
+    fs::write(dir.join("owner"), std::process::id().to_string())
+        .with_context(|| format!("noting the owner of {}", dir.display()))
 }
 
 /// Held while labs begin, are looked at, and while the last one ends: nobody takes for stale, or for nobody's, what is just
@@ -308,7 +313,7 @@ pub fn namespace(lab: &str, host: &str) -> Namespace {
     Namespace::existing(&format!("pf-{lab}-{host}"))
 }
 
-/// Removes labs whose owner is dead.
+/// Removes labs whose owner is dead, and which nobody else is removing.
 pub fn clean_stale() -> Result<()> {
     let mut stale;
     {
@@ -317,6 +322,7 @@ pub fn clean_stale() -> Result<()> {
         let lives =
             |name: &str| owner(name).is_some_and(|pid| kill(Pid::from_raw(pid), None).is_ok());
         stale.retain(|name| !lives(name));
+        stale.iter().try_for_each(|name| own(&lab_dir(name)))?;
     }
     stale.iter().try_for_each(|name| remove(name))
 }
@@ -354,11 +360,11 @@ pub fn remove(name: &str) -> Result<()> {
     if bpffs.exists() {
         fs::remove_dir_all(&bpffs).with_context(|| format!("removing {}", bpffs.display()))?;
     }
+    let _lock = lock()?;
     let dir = lab_dir(name);
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
-    let _lock = lock()?;
     if labs().is_empty() {
         mounts::remove_noted(Path::new(MOUNTS))?;
         // Another lab may be coming up by now.
