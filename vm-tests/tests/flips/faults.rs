@@ -311,6 +311,38 @@ fn a_standby_that_cannot_apply_is_waited_for_and_then_the_flip_is_undone() {
     }
 }
 
+/// The standby has all of it and has applied little of it, as one that is slower than its primary.
+#[test]
+#[ignore = "takes a minute"]
+fn a_standby_that_lags_is_refused_and_when_forced_waited_for() {
+    for servers in [Flavour::MariaDb1011, Flavour::MySql97] {
+        let scene = Scene::start(servers);
+        let hold = "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(60)";
+        let mut holder = scene.lab.db(3).sql_in_background(hold).unwrap();
+        // More than max_lag, which is 10 s.
+        thread::sleep(Duration::from_secs(13));
+        let ended = UnderWay::start(&scene.daemon, &[]).unwrap().end().unwrap();
+        println!("{}: {}", servers.name(), ended.said);
+        assert_eq!(ended.code, Some(REFUSED), "{ended:?}");
+        assert!(ended.said.contains("target_lagging"), "{}", ended.said);
+        assert_eq!(writable(&scene.lab), [1]);
+
+        let flip = UnderWay::start(&scene.daemon, &["--force", "target_lagging"]).unwrap();
+        flip.wait_step(&scene.daemon, "catch_up").unwrap();
+        thread::sleep(Duration::from_secs(2));
+        flipper::wait_at_work(&scene.clients).expect("nobody is paused while it catches up");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        scene.lab.db(3).kill_statements("SLEEP").unwrap();
+        let ended = flip.end().unwrap();
+        println!("{}: {}", servers.name(), ended.said);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        scene.settle();
+        assert_eq!(writable(&scene.lab), [3]);
+        scene.end("a standby that lags", &[ended.flip]);
+    }
+}
+
 #[test]
 #[ignore = "takes half a minute"]
 fn a_second_flip_at_the_same_time_is_refused_and_the_first_goes_on() {
