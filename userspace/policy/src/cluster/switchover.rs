@@ -73,6 +73,8 @@ pub(super) struct Switchover {
     /// When the step began.
     since: Moment,
     pending: Option<Pending>,
+    /// The last round of catching up: when it ended, and how long it took.
+    caught_up: Option<(Moment, Duration)>,
     /// Nothing is tried before.
     retry_at: Option<Moment>,
     /// What the state file is to say.

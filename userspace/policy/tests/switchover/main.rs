@@ -499,6 +499,25 @@ fn a_check_that_began_before_the_new_primary_was_writable_does_not_close_its_rou
 }
 
 #[test]
+fn a_new_primary_that_is_behind_catches_up_again_as_long_as_that_brings_it_closer() {
+    let mut world = World::with(("catch_up", Mode::Hangs));
+    world.switch();
+    // Each time it has what the old primary had when it was asked, and the last time it is as far behind as before.
+    for (seconds, is_closer) in [(8, true), (4, true), (2, true), (2, false)] {
+        world.wait(seconds);
+        assert!(!world.is_paused, "it is behind by {seconds} s");
+        let asked = world.hanging.pop();
+        let Some(Output::Step { cluster, id, step: Step::CatchUp { .. }, .. }) = asked else {
+            panic!("{asked:?}")
+        };
+        world.feed(Input::StepDone { cluster, id, result: Ok(StepAnswer::Done) });
+        assert_eq!(!world.hanging.is_empty(), is_closer, "it was behind by {seconds} s");
+    }
+    world.wait(2);
+    world.assert_done("it is close enough");
+}
+
+#[test]
 fn routes_for_writes_stay_while_they_are_paused() {
     let mut world = World::with(("final_catch_up", Mode::Hangs));
     world.switch();

@@ -35,6 +35,7 @@ impl Switchover {
             step,
             since: now,
             pending: None,
+            caught_up: None,
             retry_at: None,
             intent: None,
             is_closing: false,

@@ -17,6 +17,9 @@ use crate::{
     view::FlipStage,
 };
 
+/// Writes would wait noticeably for what is left after a round of catching up that took longer.
+const LONG_ROUND: Duration = Duration::from_millis(300);
+
 impl Cluster {
     /// Goes on after the answer to what the present step asked for.
     pub(super) fn step_answered(
@@ -38,6 +41,7 @@ impl Cluster {
                 let text = "somebody else made the old primary read-only meanwhile";
                 self.undo_switchover(UndoCause::Error, text.into(), now, outputs);
             }
+            (SwitchoverStep::CatchUp, Ok(_)) => self.caught_up(now, outputs),
             (SwitchoverStep::FinalCatchUp, Ok(StepAnswer::CaughtUp { position })) => {
                 self.commit(position, now, outputs);
             }
@@ -76,7 +80,6 @@ impl Cluster {
     fn after(&self, step: SwitchoverStep) -> Option<SwitchoverStep> {
         let is_cut = self.switchover.as_ref().is_some_and(|running| running.drain == Drain::Cut);
         match step {
-            SwitchoverStep::CatchUp => Some(SwitchoverStep::Pause),
             // Who is cut off anyway is not waited for.
             SwitchoverStep::Pause if is_cut => Some(SwitchoverStep::Fence),
             SwitchoverStep::Pause => Some(SwitchoverStep::Settle),
@@ -84,6 +87,7 @@ impl Cluster {
             SwitchoverStep::Fence => Some(SwitchoverStep::FinalCatchUp),
             SwitchoverStep::Survey
             | SwitchoverStep::Prepare
+            | SwitchoverStep::CatchUp
             | SwitchoverStep::FinalCatchUp
             | SwitchoverStep::Commit
             | SwitchoverStep::Unfence
@@ -154,6 +158,20 @@ impl Cluster {
             | SwitchoverStep::Finish
             | SwitchoverStep::Undo
             | SwitchoverStep::Resume => {}
+        }
+    }
+
+    /// The new primary has what the old one had when this round began. If that took long, so will what came meanwhile,
+    /// and another round is worth it: it ends closer.
+    fn caught_up(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = &mut self.switchover else { return };
+        let began = running.caught_up.map_or(running.since, |(at, _)| at);
+        let took = now.since(began);
+        let before = running.caught_up.replace((now, took));
+        // Who does not get closer never will: then the pause shows whether it is close enough.
+        let is_closer = before.is_none_or(|(_, before)| took < before.mul_f64(0.75));
+        if took <= LONG_ROUND || !is_closer {
+            self.enter(SwitchoverStep::Pause, now, outputs);
         }
     }
 
