@@ -8,16 +8,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 
-use super::Scope;
+use super::{RETRY, Scope};
 use crate::dataplane::{Flow, FlowId};
 
 /// What a task asks of the loop. The loop answers at once; an answer that nobody waits for any more is no error.
 #[derive(Debug)]
 pub enum Ask {
-    /// The flows of a scope as they are now, and how long it took to list them.
-    List { scope: Scope, answer: oneshot::Sender<(Vec<Flow>, Duration)> },
+    /// The flows of a scope as they are now, and how long it took to list them; `None` if they could not be listed, which is not as if there
+    /// were none.
+    List { scope: Scope, answer: oneshot::Sender<Option<(Vec<Flow>, Duration)>> },
     /// These flows as they are now; those that are gone are left out.
     Find { ids: Vec<FlowId>, answer: oneshot::Sender<Vec<Flow>> },
     /// Hold these for a time; answers which are held. Those that another task holds are not.
@@ -56,8 +60,14 @@ impl Flows {
         Self { owner, ..self.clone() }
     }
 
+    /// Tries until they can be listed.
     pub(super) async fn list(&self, scope: Scope) -> Result<(Vec<Flow>, Duration), Gone> {
-        self.ask(|answer| Ask::List { scope, answer }).await
+        loop {
+            if let Some(listed) = self.ask(|answer| Ask::List { scope, answer }).await? {
+                return Ok(listed);
+            }
+            sleep(RETRY).await;
+        }
     }
 
     pub(super) async fn find(&self, ids: Vec<FlowId>) -> Result<Vec<Flow>, Gone> {

@@ -25,6 +25,9 @@ use crate::{config::Login, dataplane::Flow};
 /// Longest that one call to a server may take while flows are held: shorter than a hold, so that none ends before the answer is there.
 pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// Pause after a server could not be asked, or flows not be listed.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Which flows: those of a cluster to one backend, or of one route to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Scope {

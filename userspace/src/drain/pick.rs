@@ -35,6 +35,9 @@ const UNANSWERED_SILENCE: Duration = Duration::from_millis(50);
 /// the redirector's own network, so that a packet is there long before, and the server says the rest.
 const UNSEEN_SILENCE: Duration = Duration::from_millis(12);
 
+/// The rest of a handshake whose SYN came before the pause: a round trip, and then some. Who takes longer is gone or pretends.
+const OPENING_TIME: Duration = Duration::from_millis(250);
+
 /// How often a busy flow is held in vain before the deadline, whenever that is: a hold meets the end of its work with one try in two to six.
 const TRIES: u32 = 12;
 
@@ -136,6 +139,11 @@ const fn packets(flow: &Flow) -> (u32, u32) {
 /// Returns whether a flow lives on the server: what is closing ends by itself.
 pub(super) fn is_open(flow: &Flow) -> bool {
     matches!(flow.state, FlowState::Established)
+}
+
+/// Returns whether a flow may be about to live on the server, although no more SYNs are let through.
+pub(super) fn is_opening(flow: &Flow) -> bool {
+    matches!(flow.state, FlowState::HalfOpen) && flow.age < OPENING_TIME
 }
 
 /// Returns whether nothing of a flow is on its way to the server, as far as can be told.
@@ -249,6 +257,17 @@ pub(super) mod tests {
         assert_eq!(picked(&[unseen], &Memory::default(), 0, now), [1]);
         let ended = Flow { state: FlowState::Closing, ..flow(1, 60) };
         assert!(picked(&[ended], &Memory::default(), 0, now).is_empty());
+    }
+
+    #[test]
+    fn a_handshake_is_waited_for_and_one_that_nobody_completes_is_not() {
+        let begun = |age| Flow {
+            state: FlowState::HalfOpen,
+            age: Duration::from_millis(age),
+            ..flow(1, 0)
+        };
+        assert!(is_opening(&begun(10)) && !is_opening(&begun(300)));
+        assert!(!is_open(&begun(10)) && !is_opening(&flow(1, 0)));
     }
 
     #[test]

@@ -31,9 +31,6 @@ const ANSWER_POLL: Duration = Duration::from_millis(1);
 /// Longest wait for a login and the questions after it. Nobody is held meanwhile.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Pause after a server could not be asked.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
-
 /// Why a round found nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
@@ -220,25 +217,26 @@ impl Catcher {
         Ok(seen)
     }
 
-    /// Ends the sessions of flows that are held until then, and lets all go on, so that their clients can say goodbye.
-    pub(super) async fn end(&mut self, mut caught: Caught) -> Result<Ended, Fault> {
+    /// Ends the sessions of flows that are held until then. All stay held: the caller lets them go, so that their clients can say goodbye.
+    pub(super) async fn end(&mut self, mut caught: Caught) -> Result<Ended, Gone> {
         let mut ended = Ended::default();
         let ids: Vec<FlowId> = caught.flows.iter().map(|flow| flow.id).collect();
-        let mut fault = None;
         for (index, flow) in caught.flows.iter().enumerate() {
             // An end that comes too late would meet a client that has begun something.
-            if fault.is_some() || !self.stays_held(&ids[index..], &mut caught.until).await? {
+            if !self.stays_held(&ids[index..], &mut caught.until).await? {
                 break;
             }
             match self.sessions.kill(flow.source).await {
                 Ok(killed) => ended.count(killed, flow),
-                Err(error) => fault = Some(error),
+                Err(error) => {
+                    ended.error = Some(error);
+                    break;
+                }
             }
         }
         let now = Instant::now();
         caught.flows.iter().for_each(|flow| self.memory.remember_hold(flow, now));
-        self.flows.release(ids).await?;
-        fault.map_or(Ok(ended), |error| Err(error.into()))
+        Ok(ended)
     }
 
     /// Sees to it that flows stay held for as long as the server may take to end one; returns whether none was let go meanwhile.
@@ -273,6 +271,8 @@ pub(super) struct Ended {
     pub(super) done: Vec<FlowId>,
     /// Of accounts that we may not end, with SYSTEM_USER.
     pub(super) refused: Vec<FlowId>,
+    /// Why the server could not be told of the rest.
+    pub(super) error: Option<sessions::Error>,
 }
 
 impl Ended {

@@ -11,10 +11,10 @@ use tokio::{
 };
 
 use super::{
-    Flows, Progress, Target,
+    Flows, Progress, RETRY, Target,
     door::Gone,
-    pick::{Pace, is_open},
-    round::{Catcher, Caught, Fault, RETRY},
+    pick::{Pace, is_open, is_opening},
+    round::{Catcher, Caught, Fault},
 };
 use crate::{
     dataplane::{Flow, FlowId},
@@ -170,10 +170,16 @@ impl Task {
         let here: BTreeSet<FlowId> =
             left.iter().filter(|flow| is_open(flow)).map(|flow| flow.id).collect();
         self.held.retain(|id, _| here.contains(id));
+        let is_opening = left.iter().any(is_opening);
         left.retain(|flow| is_open(flow) && !self.held.contains_key(&flow.id));
         let is_over = Instant::now() >= until;
         if left.is_empty() && !is_over {
-            return Ok(Some(self.report(&left, catcher.as_ref())));
+            let progress = self.report(&left, catcher.as_ref());
+            if !is_opening {
+                return Ok(Some(progress));
+            }
+            sleep(PAUSE).await;
+            return Ok(None);
         }
         let catcher = match catcher {
             Some(catcher) => catcher,
@@ -251,20 +257,21 @@ impl Task {
     /// Ends what is held, on the server first.
     async fn end(&mut self, catcher: Option<Catcher>) -> Result<(usize, Option<Catcher>), Gone> {
         let flows: Vec<Flow> = std::mem::take(&mut self.held).into_values().collect();
-        let mut rest: Vec<FlowId> = flows.iter().map(|flow| flow.id).collect();
-        let total = rest.len();
+        let ids: Vec<FlowId> = flows.iter().map(|flow| flow.id).collect();
+        let mut rest = ids.clone();
         let mut catcher = catcher;
         if let Some(catcher) = &mut catcher {
             let until = Instant::now() + HOLD;
-            match catcher.end(Caught { flows, until }).await {
-                Ok(ended) => rest.retain(|id| !ended.done.contains(id)),
-                Err(Fault::Gone(gone)) => return Err(gone),
-                Err(Fault::Sessions(error)) => {
-                    tracing::warn!(%error, server = %self.target.server, "ending idle sessions failed; their flows are ended with RST");
-                }
+            let ended = catcher.end(Caught { flows, until }).await?;
+            rest.retain(|id| !ended.done.contains(id));
+            if let Some(error) = ended.error {
+                tracing::warn!(%error, server = %self.target.server, "ending idle sessions failed; their flows are ended with RST");
             }
         }
+        // Who lives on and is let go could begin a transaction on a server that takes none.
         self.flows.end(rest, "the switchover").await?;
+        let total = ids.len();
+        self.flows.release(ids).await?;
         Ok((total, catcher))
     }
 }

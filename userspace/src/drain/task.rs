@@ -8,10 +8,10 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
-    Flows, Progress, Scope, Target,
+    Flows, Progress, RETRY, Scope, Target,
     door::Gone,
     pick::{Pace, is_open},
-    round::{Catcher, Fault, HOLD, RETRY},
+    round::{Catcher, Fault, HOLD},
 };
 use crate::{
     dataplane::{Flow, FlowId},
@@ -178,7 +178,9 @@ impl Task {
         let untouched: Vec<Flow> =
             left.iter().filter(|flow| !self.refused.contains(&flow.id)).cloned().collect();
         let caught = catcher.catch(&untouched, HOLD).await?;
-        let ended = catcher.end(caught).await?;
+        let ids = caught.flows.iter().map(|flow| flow.id).collect();
+        let mut ended = catcher.end(caught).await?;
+        self.flows.release(ids).await?;
         self.ended += ended.done.len();
         self.killed.extend(&ended.done);
         if !ended.refused.is_empty() {
@@ -194,7 +196,7 @@ impl Task {
         let mut progress = Progress::of(self.ended, &waiting, &catcher.seen);
         progress.remark = catcher.caveat().map(str::to_owned);
         self.tell.send_replace(progress);
-        Ok(())
+        ended.error.take().map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The flows that live on the server, and how long the loop was busy with them.

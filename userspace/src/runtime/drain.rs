@@ -46,8 +46,8 @@ impl Runtime {
         match ask {
             Ask::List { scope, answer } => {
                 let began = Instant::now();
-                let flows = self.flows_of(scope);
-                _ = answer.send((flows, began.elapsed()));
+                let flows = logged(self.flows_of(scope).map(Some), "listing flows to drain");
+                _ = answer.send(flows.map(|flows| (flows, began.elapsed())));
             }
             Ask::Find { ids, answer } => {
                 let found = self.dataplane.find_flows(&ids);
@@ -75,16 +75,15 @@ impl Runtime {
         }
     }
 
-    fn flows_of(&self, scope: Scope) -> Vec<Flow> {
+    fn flows_of(&self, scope: Scope) -> Result<Vec<Flow>, dataplane::Error> {
         let filter = FlowFilter {
             backend: Some(scope.backend),
             cluster: Some(scope.cluster),
             ..FlowFilter::default()
         };
-        let listed = self.dataplane.list_flows(filter, usize::MAX);
-        let mut flows = logged(listed.map(|(flows, _)| flows), "listing flows to drain");
+        let (mut flows, _) = self.dataplane.list_flows(filter, usize::MAX)?;
         flows.retain(|flow| scope.vip.is_none_or(|vip| vip == flow.vip));
-        flows
+        Ok(flows)
     }
 
     fn release(&mut self, owner: u64, ids: &[FlowId]) {

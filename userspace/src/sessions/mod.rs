@@ -228,12 +228,14 @@ impl Link {
         Ok(seen)
     }
 
-    /// Finds out which session belongs to which end; returns the ends for which that cannot be told.
+    /// Finds out which session belongs to which of these ends; returns the ends for which that cannot be told. What is known of others stays,
+    /// as long as their sessions do.
     async fn find(&mut self, ends: &[SocketAddr]) -> Result<BTreeSet<SocketAddr>, Error> {
         let rows: Vec<(u64, String)> =
             self.conn.query(self.sight.list_query()).await.map_err(|error| lost(&error))?;
         let listed: Vec<Listed> = rows.into_iter().map(|(id, host)| Listed { id, host }).collect();
-        self.ids.clear();
+        let there: BTreeSet<u64> = listed.iter().map(|session| session.id).collect();
+        self.ids.retain(|end, known| there.contains(&known.id) && !ends.contains(end));
         let mut ambiguous = BTreeSet::new();
         for end in ends {
             match self.names.find(&mut self.conn, *end, &listed).await.map_err(|e| lost(&e))? {
@@ -271,6 +273,11 @@ impl Link {
     }
 
     async fn kill(&mut self, end: SocketAddr) -> Result<Killed, Error> {
+        // The connection to the server may be another one than that by which the session was found.
+        if !self.ids.contains_key(&end) && self.find(&[end]).await?.contains(&end) {
+            let text = format!("the session of {end} is not told apart from others");
+            return Err(Error::Failed(CheckFailure { cause: pairflip_policy::Cause::Local, text }));
+        }
         let Some(session) = self.ids.remove(&end) else { return Ok(Killed::Gone) };
         match self.conn.query_drop(format!("KILL CONNECTION {}", session.id)).await {
             Ok(()) => Ok(Killed::Done),

@@ -224,6 +224,66 @@ fn a_flip_takes_writes_along_and_a_dry_run_changes_nothing() {
     assert!(again.contains("active already"), "{again}");
 }
 
+/// The first is held from the beginning, and the second is found when it has ended its transaction: both sessions are ended on the server.
+#[test]
+fn who_is_held_while_a_flip_waits_for_another_sees_a_plain_close() {
+    let (lab, daemon) = start(&options());
+    lab.db(1).sql("CREATE TABLE app.t (n INT); INSERT INTO app.t VALUES (0)").unwrap();
+    let (told, over) = (&AtomicBool::new(false), &AtomicBool::new(false));
+    // Also when the test fails meanwhile: its threads must end.
+    let limit = Instant::now() + Duration::from_secs(60);
+    let is_set = move |flag: &AtomicBool| flag.load(Ordering::Relaxed) || Instant::now() > limit;
+    let (idle, busy) = thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            lab.ns("client2").inside(|| {
+                let client = Client::new(VIP_WRITE).unwrap();
+                let mut session = client.connect().unwrap();
+                session.run("BEGIN").unwrap();
+                while !is_set(told) {
+                    session.run("UPDATE app.t SET n = n + 1").expect("it is in a transaction");
+                }
+                session.run("COMMIT").expect("it was waited for");
+                while !is_set(over) {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                session.run("BEGIN").expect_err("its session was ended")
+            })
+        });
+        let idle = scope.spawn(|| {
+            lab.ns("client1").inside(|| {
+                let client = Client::new(VIP_WRITE).unwrap();
+                let mut session = client.connect().unwrap();
+                session.run("SELECT n FROM app.t").unwrap();
+                while !is_set(over) {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                session.run("BEGIN").expect_err("its session was ended")
+            })
+        });
+        let flows = || daemon.status().unwrap()["daemon"]["flows"].as_u64();
+        wait_for("both are there", SLACK, || flows() == Some(2));
+        thread::sleep(Duration::from_millis(100));
+        let mut flip = daemon.start_pairflip(&["flip"]).unwrap();
+        wait_for("the flip waits for the transaction", SLACK, || waits(&daemon));
+        thread::sleep(Duration::from_millis(500));
+        told.store(true, Ordering::Relaxed);
+        assert!(flip.wait().unwrap().success());
+        over.store(true, Ordering::Relaxed);
+        (idle.join().unwrap().unwrap(), busy.join().unwrap().unwrap())
+    });
+    for error in [idle, busy] {
+        let said = format!("{error:#}");
+        assert!(!said.contains("reset"), "{said}");
+    }
+    assert_ne!(lab.db(3).sql("SELECT n FROM app.t").unwrap(), "0");
+}
+
+/// Whether a flip waits for a transaction.
+fn waits(daemon: &Daemon) -> bool {
+    let flip = daemon.status().unwrap()["clusters"][0]["flip"].take();
+    flip["waiting_for"].as_str().is_some_and(|text| text.contains("in a transaction"))
+}
+
 fn refused(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
     let output = daemon.pairflip(arguments).unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -246,10 +306,6 @@ fn ctrl_c_and_the_daemons_end_undo_a_flip_that_waits() {
     });
     let client = client.unwrap();
     opened.recv().unwrap();
-    let waits = |daemon: &Daemon| {
-        let flip = daemon.status().unwrap()["clusters"][0]["flip"].take();
-        flip["waiting_for"].as_str().is_some_and(|text| text.contains("in a transaction"))
-    };
     let mut flip = daemon.start_pairflip(&["flip"]).unwrap();
     wait_for("the flip waits for the transaction", SLACK, || waits(&daemon));
     let pid = nix::unistd::Pid::from_raw(flip.id() as i32);
