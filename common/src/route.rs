@@ -246,6 +246,18 @@ pub struct Settings {
     pub features: u32,
 }
 
+/// Ticks that [`Settings::holds_until`] may be ahead: more than ten seconds, the longest hold, at 1000 per second, the most that Linux is built
+/// with. Whatever is further ahead has passed: the counter's low half begins anew after 50 days.
+const HOLD_TICKS_MAX: u32 = 1 << 14;
+
+impl Settings {
+    /// Whether some flow may be held at this tick.
+    #[inline(always)]
+    pub const fn may_hold(&self, now: u32) -> bool {
+        self.holds_until.wrapping_sub(now).wrapping_sub(1) < HOLD_TICKS_MAX
+    }
+}
+
 /// Some cluster forwards by [`crate::flow::Forwarding::Dnat`]: packets to clients' own addresses may be ours.
 pub const FEATURE_DNAT: u32 = 1;
 /// Openings and ends of flows are written to the flow log.
@@ -344,6 +356,21 @@ impl Default for Route {
             deny: RouteAction::Refuse as u8,
             reserved: [0; 5],
             choice: [0; CHOICE_SLOTS],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_that_passed_long_ago_does_not_come_again() {
+        let settings = Settings { holds_until: 5, ..Settings::default() };
+        assert!(settings.may_hold(4) && settings.may_hold(u32::MAX - 2000));
+        // Half of the counter's turn later it looks as if it lay ahead.
+        for now in [5, 6, 1000, 1 << 31, u32::MAX / 4 * 3] {
+            assert!(!settings.may_hold(now), "{now}");
         }
     }
 }

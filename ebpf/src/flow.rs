@@ -91,7 +91,7 @@ fn is_held<F: Family>(segment: &Segment<F>) -> bool {
     let Some(settings) = SETTINGS.get(0) else { return false };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_jiffies64() } as u32;
-    if (settings.holds_until.wrapping_sub(now) as i32) <= 0 {
+    if !settings.may_hold(now) {
         return false;
     }
     // SAFETY: the daemon replaces values as a whole; the helper has no preconditions.

@@ -50,8 +50,10 @@ impl DataPlane {
         let mut settings = self.settings()?;
         // Two ticks more, since both clocks were read within one.
         let ticks = (time.as_millis() as u32 * settings.hz).div_ceil(1000) + 2;
-        let holds_until = (now.jiffies as u32).wrapping_add(ticks);
-        if (holds_until.wrapping_sub(settings.holds_until) as i32) > 0 {
+        let tick = now.jiffies as u32;
+        let holds_until = tick.wrapping_add(ticks);
+        let is_longer = settings.holds_until.wrapping_sub(tick) < ticks;
+        if is_longer || !settings.may_hold(tick) {
             settings.holds_until = holds_until;
             self.set_settings(settings)?;
         }
