@@ -63,8 +63,10 @@ fn wait_possible(machines: &mut Machines) -> Result<()> {
 /// Flips, cuts the power some time after a step, and waits until clients write again.
 fn cut(machines: &mut Machines, step: &str, after: Duration, notes: &mut Notes) -> Result<()> {
     let active = active(machines)?;
+    // A flip that was resumed has logged the same steps.
+    let logged = machines.logged()?;
     machines.redirector.start("exec pairflip flip --force recent_flip --deadline 5m")?;
-    machines.wait_logged(&format!("flip: {step} took"))?;
+    machines.wait_logged(&format!("flip: {step} took"), logged)?;
     thread::sleep(after);
     machines.power_cycle_redirector()?;
     machines.start_daemon(Attach::Auto)?;
@@ -80,6 +82,12 @@ fn cut(machines: &mut Machines, step: &str, after: Duration, notes: &mut Notes) 
     let now = self::active(machines)?;
     machines.wait_clients_write().with_context(|| format!("power cut after {step}"))?;
     let outcome = if now == active { "undone" } else { "done" };
+    // After the others the flip may or may not have got as far as the commit before the power went.
+    match step {
+        "pause" => ensure!(outcome == "undone", "power cut after {step}: {outcome}"),
+        "commit" | "unfence" => ensure!(outcome == "done", "power cut after {step}: {outcome}"),
+        _ => {}
+    }
     notes.add(format!("power cut after {step}: {outcome}"));
     Ok(())
 }

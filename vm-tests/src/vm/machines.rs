@@ -286,16 +286,23 @@ impl Machines {
         Ok(())
     }
 
-    /// Waits on the redirector itself until its daemon says something, since a look from here takes longer than what is looked for.
-    pub fn wait_logged(&mut self, text: &str) -> Result<()> {
+    /// Waits on the redirector itself until its daemon says something, after so many lines of its log, since a look from here takes longer than what is looked for.
+    pub fn wait_logged(&mut self, text: &str, after: usize) -> Result<()> {
         let line = format!(
-            "n=0; until grep -q '{text}' {LOG}; do n=$((n + 1)); [ $n -lt 2000 ] || exit 1; sleep 0.01; done"
+            "n=0; until tail -n +{} {LOG} | grep -q '{text}'; do n=$((n + 1)); [ $n -lt 2000 ] || exit 1; sleep 0.01; done",
+            after + 1
         );
         if self.redirector.try_run(&line)?.status != 0 {
             let log = self.redirector.run(&format!("tail -n 15 {LOG}"))?;
             bail!("pairflipd did not say {text:?}; its log ends:\n{log}");
         }
         Ok(())
+    }
+
+    /// Lines that the daemon's log has by now.
+    pub fn logged(&mut self) -> Result<usize> {
+        let count = self.redirector.run(&format!("wc -l < {LOG}"))?;
+        count.trim().parse().with_context(|| format!("{count:?} is no number of lines"))
     }
 
     /// `kill -9`.
