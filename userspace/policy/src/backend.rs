@@ -218,6 +218,12 @@ impl Backend {
         }
     }
 
+    /// Returns whether write routes refuse because of what conditions say of a primary.
+    pub(crate) fn is_unfit_primary(&self) -> bool {
+        self.conditions.verdict(Role::Primary) == Verdict::Down
+            || self.conditions.maintenance().is_some()
+    }
+
     /// Takes in that the server was seen read-only or writable by who changed it.
     pub(crate) fn set_read_only(&mut self, read_only: bool) {
         if let Some(facts) = &mut self.facts {

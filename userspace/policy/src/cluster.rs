@@ -67,6 +67,8 @@ pub(crate) struct Cluster {
     flip: Option<Flip>,
     failover: FailoverState,
     switchover: Option<Switchover>,
+    /// One that a flip of routes goes on from; it comes back if that does not succeed.
+    taken_over: Option<Switchover>,
     /// The last one that was asked for.
     last_step: StepId,
     /// When the last flip was done.
@@ -149,6 +151,7 @@ impl Cluster {
             flip: None,
             failover: FailoverState::default(),
             switchover: None,
+            taken_over: None,
             last_step: StepId::default(),
             last_flip: None,
             seen_writable: None,
@@ -249,7 +252,7 @@ impl Cluster {
         let drain = drain.unwrap_or(self.spec.drain);
         match self.accept_flip(request, to, drain, force, now) {
             Ok(Some(flip)) => {
-                self.give_up_switchover(now, outputs);
+                self.taken_over = self.give_up_switchover(now, outputs);
                 let Flip { from, to, .. } = flip;
                 self.flip = Some(flip);
                 self.event(EventKind::FlipStarted { request, from, to, drain }, now, outputs);
@@ -408,6 +411,7 @@ impl Cluster {
 
     fn finish_flip(&mut self, flip: Flip, now: Moment, outputs: &mut Outputs) {
         self.active = flip.to;
+        self.taken_over = None;
         self.may_fail_back = false;
         self.presumed.clear();
         self.stop_drains_of_active(flip.to, outputs);
@@ -440,7 +444,10 @@ impl Cluster {
         // `active` never changed; the next `advance` finds that the state file says otherwise.
         self.state_file.reason = PersistReason::FlipUndone;
         match flip.cause {
-            FlipCause::Operator { request } => self.reply(request, Err(refused), now, outputs),
+            FlipCause::Operator { request } => {
+                self.take_back_switchover(now, outputs);
+                self.reply(request, Err(refused), now, outputs);
+            }
             FlipCause::Failover => {
                 self.failover_failed(flip.to, refused.to_string(), now, outputs);
             }

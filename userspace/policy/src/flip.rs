@@ -12,9 +12,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     backend::replication_fault,
-    health::Verdict,
     ids::{PairId, RequestId},
-    input::{Admin, ClusterSpec, Drain, PairSpec, Role},
+    input::{Admin, ClusterSpec, Drain, PairSpec},
     moment::Moment,
     output::FlipRefused,
     reason::{FlipWarning, ReplicationFault},
@@ -115,9 +114,7 @@ pub(crate) fn warnings(
     } else if new.read_only() == Some(true) {
         warnings.push(FlipWarning::TargetReadOnly);
     }
-    if new.conditions.verdict(Role::Primary) == Verdict::Down
-        || new.conditions.maintenance().is_some()
-    {
+    if new.is_unfit_primary() {
         warnings.push(FlipWarning::TargetUnfit);
     }
     // Any lag counts here: a write that is acknowledged on the old primary and not yet on the new

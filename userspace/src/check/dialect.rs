@@ -13,8 +13,10 @@ pub(super) const STATE_QUERY: &str = "SELECT @@global.read_only AS ro, @@global.
 /// The same with the server's own position, once it is known how to ask for that.
 const MARIADB_STATE_QUERY: &str = "SELECT @@global.read_only AS ro, @@global.server_id AS id, \
      @@version AS version, @@version_comment AS comment, @@global.gtid_binlog_pos AS position";
+/// GTIDs of a server that does not give any more are those of another time.
 const MYSQL_STATE_QUERY: &str = "SELECT @@global.read_only AS ro, @@global.server_id AS id, \
-     @@version AS version, @@version_comment AS comment, @@global.gtid_executed AS position";
+     @@version AS version, @@version_comment AS comment, \
+     IF(@@global.gtid_mode LIKE 'ON%', @@global.gtid_executed, '') AS position";
 
 /// How a server names replication. Found once per connection, since an upgrade ends every
 /// connection.

@@ -13,7 +13,15 @@ mod round;
 mod settle;
 mod task;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
 
 pub use self::{
     door::{Ask, Flows},
@@ -24,6 +32,9 @@ use crate::{config::Login, dataplane::Flow};
 
 /// Longest that one call to a server may take while flows are held: shorter than a hold, so that none ends before the answer is there.
 pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Longest wait for a close to get from a server to its client; in `dsr` it is not seen.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Pause after a server could not be asked, or flows not be listed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +56,17 @@ pub struct Target {
     pub scope: Scope,
     pub server: SocketAddr,
     pub account: Arc<Login>,
+}
+
+/// Waits a moment for the closes of sessions that were ended to get through to their clients.
+pub async fn await_closes(flows: &Flows, scope: Scope) {
+    let until = Instant::now() + LAST_WORDS;
+    while Instant::now() < until {
+        match flows.list(scope).await {
+            Ok((left, _)) if left.iter().any(pick::is_open) => sleep(LAST_WORDS / 10).await,
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 /// Ends every flow of a scope with RST on both sides; returns how many there were.

@@ -28,6 +28,10 @@ const BEGUN_SILENCE: Duration = Duration::from_millis(200);
 /// Silence after which a cursor that was read from is taken for closed: servers do not show open ones outside transactions.
 const FETCHED_SILENCE: Duration = Duration::from_secs(5);
 
+/// Silence after which a flow without a session has none any more, and is not about to log in: servers give that 10 s (`connect_timeout`). Its
+/// server was killed with its host, or closed it in `dsr`, where that is not seen.
+const ABSENT_SILENCE: Duration = Duration::from_secs(11);
+
 /// After this a payload without an answer is one that gets none (closing a prepared statement).
 const UNANSWERED_SILENCE: Duration = Duration::from_millis(50);
 
@@ -186,12 +190,12 @@ pub(super) fn may_take(
         Activity::Idle { last: Last::Fetched } => silent >= FETCHED_SILENCE,
         Activity::Idle { last: Last::Work | Last::Unknown } => silent >= quiet,
         Activity::SeemsIdle => !waits_for_silence && silent >= quiet,
+        Activity::Absent => silent >= ABSENT_SILENCE,
         Activity::InTransaction { .. }
         | Activity::HoldsLocks { .. }
         | Activity::Running { .. }
         | Activity::Unclear { .. }
-        | Activity::Ambiguous
-        | Activity::Absent => false,
+        | Activity::Ambiguous => false,
     }
 }
 
@@ -314,9 +318,10 @@ pub(super) mod tests {
             Activity::Running { time: Duration::ZERO },
             Activity::Unclear { why: "" },
             Activity::Ambiguous,
-            Activity::Absent,
         ] {
             assert!(!may_take(&activity, Duration::MAX, Duration::ZERO, false), "{activity:?}");
         }
+        assert!(!may_take(&Activity::Absent, Duration::from_secs(10), Duration::ZERO, false));
+        assert!(may_take(&Activity::Absent, ABSENT_SILENCE, quiet, true), "nobody is there");
     }
 }

@@ -230,6 +230,7 @@ impl Catcher {
                 Ok(killed) => ended.count(killed, flow),
                 Err(error) => {
                     ended.error = Some(error);
+                    ended.doubtful = Some(flow.id);
                     break;
                 }
             }
@@ -273,6 +274,8 @@ pub(super) struct Ended {
     pub(super) refused: Vec<FlowId>,
     /// Why the server could not be told of the rest.
     pub(super) error: Option<sessions::Error>,
+    /// The first of the rest: the server may have heard of it.
+    pub(super) doubtful: Option<FlowId>,
 }
 
 impl Ended {

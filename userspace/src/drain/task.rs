@@ -8,18 +8,15 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
-    Flows, Progress, RETRY, Scope, Target,
+    Flows, LAST_WORDS, Progress, RETRY, Scope, Target,
     door::Gone,
-    pick::{Pace, is_open},
+    pick::{Pace, is_open, is_opening},
     round::{Catcher, Fault, HOLD},
 };
 use crate::{
     dataplane::{Flow, FlowId},
     sessions,
 };
-
-/// Longest wait for a close to get from a server to its client; in `dsr` it is not seen.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// What happens to which flows before the deadline.
 #[derive(Clone, Debug)]
@@ -57,7 +54,14 @@ impl Draining {
 
     /// Waits for the end; `None` if the daemon ended first.
     pub async fn drained(&mut self) -> Option<Drained> {
-        (&mut self.task).await.ok().flatten()
+        match (&mut self.task).await {
+            Ok(drained) => drained,
+            Err(error) if error.is_panic() => {
+                let refused = "it failed for a reason that should not be; please report this, with the daemon's log";
+                Some(Drained { refused: Some(refused.into()), ..Drained::default() })
+            }
+            Err(_cancelled) => None,
+        }
     }
 }
 
@@ -180,6 +184,8 @@ impl Task {
         let caught = catcher.catch(&untouched, HOLD).await?;
         let ids = caught.flows.iter().map(|flow| flow.id).collect();
         let mut ended = catcher.end(caught).await?;
+        // The server may yet do what it was told, and must not meet a transaction then.
+        self.ended += self.flows.end(ended.doubtful.into_iter().collect(), "drained").await?;
         self.flows.release(ids).await?;
         self.ended += ended.done.len();
         self.killed.extend(&ended.done);
@@ -202,7 +208,7 @@ impl Task {
     /// The flows that live on the server, and how long the loop was busy with them.
     async fn left(&mut self) -> Result<(Vec<Flow>, Duration), Gone> {
         let (mut flows, listing) = self.flows.list(self.scope).await?;
-        flows.retain(is_open);
+        flows.retain(|flow| is_open(flow) || is_opening(flow));
         let ids: BTreeSet<FlowId> = flows.iter().map(|flow| flow.id).collect();
         // A client that comes back by the same port has another session.
         self.killed.retain(|id| ids.contains(id));
@@ -242,7 +248,8 @@ impl Task {
         // What is left of sessions that were ended: nobody is at the other end.
         let killed = self.killed.iter().copied().collect();
         self.flows.end(killed, "drained").await.ok()?;
-        let ids = left.iter().map(|flow| flow.id).collect();
+        // Without a deadline, or before it, whoever came last lives on.
+        let ids = left.iter().filter(|_| self.is_over()).map(|flow| flow.id).collect();
         let cut = self.flows.end(ids, "the deadline of draining").await.ok()?;
         self.tell.send_modify(|progress| {
             *progress = Progress { settled: progress.settled, ..Progress::default() }

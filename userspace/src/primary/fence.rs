@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
 use pairflip_policy::{FenceError, FenceFault, Fenced};
+use tokio::time::sleep;
 
 use super::{Server, Session, fault};
 use crate::check::{dialect::Dialect, failure};
@@ -13,6 +14,9 @@ use crate::check::{dialect::Dialect, failure};
 /// Longest wait of a statement for locks, in seconds, the shortest that servers know: `SET GLOBAL read_only` waits for
 /// statements that write, and holds up all others meanwhile.
 const LOCK_WAIT_S: u32 = 1;
+
+/// Longest try to end a statement that was not answered.
+const ENDING: Duration = Duration::from_millis(1500);
 
 /// ER_LOCK_WAIT_TIMEOUT.
 const LOCK_WAIT_TIMED_OUT: u16 = 1205;
@@ -29,20 +33,53 @@ pub enum Applied {
     NotRequired,
 }
 
-/// Makes a server read-only. It may be writable all the same if it does not answer.
+/// Makes a server read-only. It may be writable all the same if it does not answer, and read-only all the same if the error is
+/// [`FenceFault::Unknown`].
 pub async fn fence(server: &Server, timeout: Duration) -> Result<Fenced, FenceError> {
     let session = Session::open(server, timeout).await?;
-    session
+    let id = session.conn.id();
+    let result = session
         .work(async |session| {
             limit_waiting(session).await?;
             let (before, dialect) = session.facts().await?;
-            change(session, fence_statement(dialect)).await?;
-            match session.facts().await?.0.read_only {
-                true => Ok(Fenced { was_read_only: before.read_only }),
-                false => Err(unchanged("it says that it is writable after it was made read-only")),
+            let told = change(session, fence_statement(dialect)).await;
+            match (told, read_only(session).await?) {
+                (Ok(()), true) => Ok(Fenced { was_read_only: before.read_only }),
+                (Ok(()), false) => Err(said_otherwise("writable after it was made read-only")),
+                // MySQL turns read_only on before it turns super_read_only on, which may not succeed.
+                (Err(error), true) if !before.read_only => {
+                    Err(FenceError { fault: FenceFault::Unknown, ..error })
+                }
+                (Err(error), _) => Err(error),
             }
         })
-        .await
+        .await;
+    if matches!(&result, Err(FenceError { fault: FenceFault::Unknown, .. })) {
+        end_statement(server, id).await;
+    }
+    result
+}
+
+/// Ends a statement that may still wait for a lock, so that it cannot come after what makes up for it.
+async fn end_statement(server: &Server, id: u32) {
+    let ending = async {
+        let session = Session::open(server, ENDING).await?;
+        session
+            .work(async |session| {
+                let count =
+                    format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {id}");
+                // It may have ended by itself.
+                _ = session.conn.query_drop(format!("KILL CONNECTION {id}")).await;
+                while session.conn.query_first::<u64, _>(&count).await.ok().flatten() != Some(0) {
+                    sleep(ENDING / 50).await;
+                }
+                Ok(())
+            })
+            .await
+    };
+    if let Err(error) = ending.await {
+        tracing::warn!(server = %server.address, error = error.text, "a statement that was to make it read-only may still wait there (SHOW PROCESSLIST)");
+    }
 }
 
 /// Makes a server writable. It may be so all the same if the error is [`FenceFault::Unknown`].
@@ -58,10 +95,12 @@ pub async fn unfence(
             if applied == Applied::Required {
                 all_applied(session).await?;
             }
-            change(session, UNFENCE).await?;
-            match session.facts().await?.0.read_only {
-                false => Ok(()),
-                true => Err(unchanged("it says that it is read-only after it was made writable")),
+            let told = change(session, UNFENCE).await;
+            match (told, read_only(session).await?) {
+                // Whoever did it.
+                (_, false) => Ok(()),
+                (Ok(()), true) => Err(said_otherwise("read-only after it was made writable")),
+                (Err(error), true) => Err(error),
             }
         })
         .await
@@ -73,6 +112,13 @@ pub(super) const fn fence_statement(dialect: Dialect) -> &'static str {
         Dialect::MariaDb => "SET GLOBAL read_only = 1",
         Dialect::MySqlOld | Dialect::MySql80 | Dialect::MySql => "SET GLOBAL super_read_only = 1",
     }
+}
+
+/// Asks a server that was told something. Without an answer nobody knows what came of it.
+async fn read_only(session: &mut Session) -> Result<bool, FenceError> {
+    let asked = session.facts().await;
+    let unknown = |error| FenceError { fault: FenceFault::Unknown, ..error };
+    asked.map(|(facts, _)| facts.read_only).map_err(unknown)
 }
 
 async fn limit_waiting(session: &mut Session) -> Result<(), FenceError> {
@@ -111,6 +157,6 @@ async fn change(session: &mut Session, statement: &str) -> Result<(), FenceError
     Err(FenceError { fault: fault(failure.cause.may_take_down()), text })
 }
 
-fn unchanged(text: &str) -> FenceError {
-    FenceError { fault: FenceFault::Refused, text: text.to_owned() }
+fn said_otherwise(what: &str) -> FenceError {
+    FenceError { fault: FenceFault::Refused, text: format!("it says that it is {what}") }
 }

@@ -57,8 +57,10 @@ const PRIVILEGED: &str = "SELECT DISTINCT p.USER AS user, p.HOST AS host FROM in
 
 /// Asks both primaries. The new one first: what it has by then, the old one must have, or it was written there.
 pub async fn survey(from: &Server, to: &Server, timeout: Duration) -> Survey {
-    let deadline = Instant::now() + timeout;
-    let new = ask(to, from, deadline, None).await;
+    let now = Instant::now();
+    let deadline = now + timeout;
+    // One that does not answer must not keep the other from being asked.
+    let new = ask(to, from, now + timeout / 2, None).await;
     let reference = new.as_ref().ok().and_then(|(_, facts)| facts.position.clone());
     let old = ask(from, to, deadline, reference.as_deref()).await;
     let server_id = |asked: &Result<(PrimaryFacts, Facts), StepFailure>| {
@@ -85,9 +87,9 @@ async fn ask(
     deadline: Instant,
     reference: Option<&str>,
 ) -> Result<(PrimaryFacts, Facts), StepFailure> {
-    let timeout = deadline.saturating_duration_since(Instant::now());
-    let session = Session::open(server, timeout).await.map_err(|error| unseen(server, error))?;
-    let sight = sight(server, timeout).await?;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let session = Session::open(server, left()).await.map_err(|error| unseen(server, error))?;
+    let sight = sight(server, left()).await?;
     session
         .look(async |session| {
             let asked = ask_all(session, sight, other, reference).await;

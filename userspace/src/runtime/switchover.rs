@@ -75,6 +75,18 @@ impl Switchovers {
             running.waiting_for = watch::channel(String::new()).1;
             running.steps.push(step_status(*done, took.as_millis() as u64, true));
         }
+        if let EventKind::SwitchoverStuck { step: SwitchoverStep::Unfence, .. } = what {
+            // Who is held could wait for ever: the old primary takes no writes.
+            let held = Arc::clone(&self.of(cluster).held);
+            tokio::spawn(async move { end_held(&held).await });
+        }
+        if let EventKind::SwitchoverTakenOver { .. }
+        | EventKind::SwitchoverDone { .. }
+        | EventKind::SwitchoverUndone { .. } = what
+        {
+            // Its steps are those of no other, and who is held goes on.
+            self.0.remove(&cluster);
+        }
     }
 }
 
@@ -268,11 +280,8 @@ impl Work {
             }
             Self::Settle(drained) => settle(drained, timeout, progress).await,
             Self::EndSessions(Drained { flows, target, held }) => {
-                let settling = held.lock().await.take();
-                let killed = match settling {
-                    Some(settling) => settling.end().await,
-                    None => 0,
-                };
+                let killed = end_held(&held).await;
+                drain::await_closes(&flows, target.scope).await;
                 let reset = drain::cut(&flows, target.scope, "the switchover").await;
                 Ok(StepAnswer::Ended { killed: killed as u64, reset: reset as u64 })
             }
@@ -287,6 +296,15 @@ impl Work {
                 Ok(StepAnswer::Done)
             }
         }
+    }
+}
+
+/// Ends what is held; returns how many there were.
+async fn end_held(held: &Held) -> usize {
+    let settling = held.lock().await.take();
+    match settling {
+        Some(settling) => settling.end().await,
+        None => 0,
     }
 }
 

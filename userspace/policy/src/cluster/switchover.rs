@@ -43,6 +43,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const NEARLY: Duration = Duration::from_millis(500);
 /// Between tries of what must not be given up.
 const RETRY: Duration = Duration::from_secs(1);
+/// Of a switchover that the next daemon would not know how to go on with.
+const UNWRITABLE: &str = "nobody takes writes until the state file can be written: make room or fix permissions in state_dir";
 /// An undo that takes longer is told as one that is under way.
 const UNDOING_TOLD: Duration = Duration::from_secs(5);
 
@@ -93,8 +95,8 @@ pub(super) struct Switchover {
     /// The new primary may take writes because of us.
     may_be_unfenced: bool,
     undo: Option<Undone>,
-    /// The log has heard that this step does not get on.
-    is_stuck: bool,
+    /// Why this step does not get on, as the log has heard.
+    told: Option<Obstacle>,
     /// The first checks after a restart are waited for until then.
     patience: Moment,
     /// The last position of the old primary is one that nothing was written after: the kernel had swapped when the daemon
@@ -103,6 +105,23 @@ pub(super) struct Switchover {
     /// The new primary may take writes, for all that is known before its first answer.
     must_hear_new: bool,
     warnings: Vec<FlipWarning>,
+}
+
+/// What keeps a switchover from going on that cannot be given up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Obstacle {
+    StateFile,
+    /// The new primary was not heard since the start.
+    NewUnheard,
+    /// It said that it takes writes, and cannot be asked again.
+    NewUncertain,
+    /// It is not known to have everything.
+    NewBehind,
+    NewNotUnfenced,
+    OldNotUnfenced,
+    /// The new one takes writes, so the old one must not.
+    NewWrites,
+    Routes,
 }
 
 /// A step that a driver has not answered.
@@ -133,13 +152,17 @@ impl Switchover {
         self.deadline().is_some() && !self.is_told_to_unfence()
     }
 
+    const fn is_stuck(&self) -> bool {
+        self.told.is_some()
+    }
+
     fn view(&self) -> SwitchoverView {
         SwitchoverView {
             step: self.step,
             since: self.since,
             deadline: self.deadline().map(|(at, _)| at),
             can_be_called_off: self.can_be_called_off(),
-            stuck: self.is_stuck,
+            stuck: self.is_stuck(),
         }
     }
 }
@@ -232,7 +255,7 @@ impl Cluster {
         running.since = now;
         running.retry_at = None;
         running.write_failed = None;
-        running.is_stuck = false;
+        running.told = None;
         if !running.dry_run {
             self.event(EventKind::SwitchoverStep { done, took, next }, now, outputs);
         }
@@ -289,7 +312,7 @@ impl Cluster {
     /// will not be so for long.
     pub(super) fn keeps_writes(&self, pair: PairId) -> bool {
         self.switchover.as_ref().is_some_and(|running| {
-            running.paused_at.is_some() && running.from == pair && !running.is_stuck
+            running.paused_at.is_some() && running.from == pair && !running.is_stuck()
         })
     }
 

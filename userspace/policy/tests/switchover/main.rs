@@ -74,6 +74,29 @@ fn whatever_fails_before_the_new_primary_is_told_is_undone() {
 }
 
 #[test]
+fn a_target_that_an_operator_takes_out_meanwhile_undoes_until_it_is_needed() {
+    for (word, is_undone) in [("catch_up", true), ("settle", true), ("unfence", false)] {
+        let mut world = World::with((word, Mode::Hangs));
+        world.switch();
+        world.feed(Input::SetAdmin {
+            cluster: world::CLUSTER,
+            target: AdminTarget::Backend(B),
+            setting: AdminSetting { admin: Admin::Maint, until: None },
+            flows: Drain::Finish,
+            deadline: None,
+        });
+        world.modes.clear();
+        world.wait(9);
+        if is_undone {
+            world.assert_undone(word);
+            assert!(undone(&world, word).text.contains("took the new primary out"), "{word}");
+        } else {
+            assert!(!world.read_only[&B], "{word}: there is no way back");
+        }
+    }
+}
+
+#[test]
 fn a_fence_that_changed_nothing_is_not_undone_and_one_that_may_have_is() {
     for fault in FAULTS {
         let mut world = World::with(("fence", Mode::Fails(fault)));
@@ -420,6 +443,15 @@ fn one_check_that_sees_the_new_primary_writable_ends_nothing_after_a_restart() {
     world.assert_done("it takes writes");
     assert!(!world.done.contains(&"unfence b".to_owned()), "{:?}", world.done);
 
+    // The old one was started again without its fence.
+    let mut world = World::new();
+    world.kill = Some(("unfence b", true));
+    world.switch();
+    world.read_only.insert(A, false);
+    world.restart(false);
+    world.wait(8);
+    world.assert_done("one primary is enough");
+
     // It cannot be asked: that is told, and tried again.
     let mut world = World::new();
     world.kill = Some(("unfence b", true));
@@ -429,6 +461,11 @@ fn one_check_that_sees_the_new_primary_writable_ends_nothing_after_a_restart() {
     world.wait(2);
     assert!(world.alarm().is_some_and(|text| text.contains("asked again every second")));
     assert_eq!(world.writes(), [B], "clients are not kept from it meanwhile");
+    // It is told again when it is for another reason.
+    world.read_only.insert(B, true);
+    world.modes.insert("fence", Mode::Fails(StepFault::Refused));
+    world.wait(2);
+    assert!(world.alarm().is_some_and(|text| text.contains("nobody takes writes")));
     world.modes.clear();
     world.wait(8);
     world.assert_done("it answers");

@@ -54,6 +54,22 @@ fn a_route_only_flip_takes_over_from_an_undo_that_is_stuck() {
 }
 
 #[test]
+fn a_flip_of_routes_that_does_not_succeed_leaves_what_it_took_over_to_itself() {
+    for word in ["persist", "swap"] {
+        let mut world = World::with(("final_catch_up", Mode::Fails(StepFault::TimedOut)));
+        world.modes.insert("unfence_back", Mode::Fails(StepFault::Unreachable));
+        world.switch();
+        world.wait(1);
+        world.modes.insert(word, Mode::Fails(StepFault::Refused));
+        world.flip_routes(TO);
+        assert!(matches!(world.replies[..], [Err(_)]), "{word}: {:?}", world.replies);
+        world.modes.clear();
+        world.wait(5);
+        world.assert_undone(word);
+    }
+}
+
+#[test]
 fn a_failover_takes_over_from_an_undo_whose_old_primary_is_dead() {
     let window = std::time::Duration::from_secs(3600);
     let spec = ClusterSpec { failover: Failover::Auto { window }, ..cluster(0, 0, 2, 1) };

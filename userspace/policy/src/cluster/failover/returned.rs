@@ -89,6 +89,7 @@ impl Cluster {
         self.failover.memory.out.clear();
         self.failover.returned.clear();
         self.failover.rest = None;
+        self.failover.inherits = None;
         self.end_window();
     }
 

@@ -93,8 +93,8 @@ impl Cluster {
         outputs: &mut Outputs,
     ) {
         let Some(running) = &mut self.switchover else { return };
-        // The new primary is to be told by the deadline; what comes of it may take longer.
-        let is_bounded = !matches!(step, Step::Unfence { .. });
+        // A primary is to be told by the deadline; what comes of it may take longer, and must be known.
+        let is_bounded = !matches!(step, Step::Fence { .. } | Step::Unfence { .. });
         let left = running.deadline().filter(|_| is_bounded).map(|(at, _)| at.since(now));
         let timeout = longest.into_iter().chain(left).min().unwrap_or(GRACE);
         self.last_step.0 += 1;

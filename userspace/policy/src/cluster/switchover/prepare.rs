@@ -3,8 +3,6 @@
 use super::{Cluster, Outputs, Switchover};
 use crate::{
     flip,
-    health::Verdict,
-    input::Role,
     moment::Moment,
     output::{EventKind, FlipRefused, Output},
     reason::FlipWarning,
@@ -37,8 +35,7 @@ impl Cluster {
         let Some(running) = &self.switchover else { return };
         let target = self.pair(running.to);
         let new = &self.backends[&target.primary];
-        let is_unfit = new.conditions.verdict(Role::Primary) == Verdict::Down
-            || new.conditions.maintenance().is_some();
+        let is_unfit = new.is_unfit_primary();
         let preflight = judge(&Question {
             survey,
             force: &running.force,

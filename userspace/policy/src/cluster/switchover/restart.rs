@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Cluster, Outputs, Switchover};
+use super::{Cluster, Obstacle, Outputs, Switchover, UNWRITABLE};
 use crate::{
     ids::{BackendId, PairId},
     input::Drain,
@@ -11,8 +11,8 @@ use crate::{
     output::EventKind,
     reason::ActiveSource,
     switchover::{
-        FENCE_TIMEOUT, Intent, IntentStage, Limits, PrimaryFacts, SURVEY_TIMEOUT, Step, StepAnswer,
-        StepFailure, StepFault, SwitchoverStep, UndoCause, Undone,
+        FENCE_TIMEOUT, Intent, IntentStage, Limits, SURVEY_TIMEOUT, Step, StepAnswer, StepFailure,
+        StepFault, Survey, SwitchoverStep, UndoCause, Undone,
     },
 };
 
@@ -46,7 +46,7 @@ impl Switchover {
             may_be_fenced: false,
             may_be_unfenced: false,
             undo: None,
-            is_stuck: false,
+            told: None,
             patience: now,
             is_sure: false,
             must_hear_new: false,
@@ -112,37 +112,46 @@ impl Cluster {
         }
         if !running.is_sure {
             if !is_heard {
-                let text = "nobody takes writes: the new primary has not answered since the daemon's start";
-                return self.stuck(text.into(), now, outputs);
+                let text = "nobody takes writes: the new primary has not answered since the daemon's start (while it is in maint it is not asked)";
+                return self.stuck(Obstacle::NewUnheard, text.into(), now, outputs);
             }
             // The next daemon must not take the position for the last one.
             if let Some(intent) = &mut running.intent {
                 intent.stage = IntentStage::Prepared;
             }
-            if !self.is_written() {
-                return;
-            }
         }
-        // Whatever happened to it meanwhile.
-        self.send(Step::Fence { backend: old }, Some(FENCE_TIMEOUT), now, outputs);
+        self.fence_again(old, now, outputs);
     }
 
-    /// Takes in what the new primary said, whose check had said that it takes writes.
+    /// Fences the old primary, whatever happened to it meanwhile, once the next daemon would know.
+    fn fence_again(&mut self, old: BackendId, now: Moment, outputs: &mut Outputs) {
+        if self.is_written() {
+            self.send(Step::Fence { backend: old }, Some(FENCE_TIMEOUT), now, outputs);
+        } else if self.switchover.as_ref().is_some_and(|it| it.write_failed.is_some()) {
+            self.stuck(Obstacle::StateFile, UNWRITABLE.into(), now, outputs);
+        }
+    }
+
+    /// Takes in what both primaries said after a check had said that the new one takes writes.
     fn asked_again(
         &mut self,
-        new: BackendId,
-        said: Result<PrimaryFacts, StepFailure>,
+        (old, new): (BackendId, BackendId),
+        said: Survey,
         now: Moment,
         outputs: &mut Outputs,
     ) {
-        match said {
+        match said.to {
             Ok(facts) if facts.read_only => self.saw_read_only(new, true, now),
+            // The old one was started again without its fence: only one may go on.
+            Ok(_) if said.from.is_ok_and(|facts| !facts.read_only) => {
+                self.fence_again(old, now, outputs);
+            }
             Ok(_) => self.enter(SwitchoverStep::Open, now, outputs),
             Err(StepFailure { text, .. }) => {
                 let text = format!(
                     "the new primary took writes at its last check and could not be asked whether it still does: {text}; it is asked again every second"
                 );
-                self.stuck(text, now, outputs);
+                self.stuck(Obstacle::NewUncertain, text, now, outputs);
             }
         }
     }
@@ -177,10 +186,11 @@ impl Cluster {
         };
         match (step, result, position) {
             (Step::Survey { .. }, Ok(StepAnswer::Surveyed(survey)), _) => {
-                self.asked_again(to, survey.to, now, outputs);
+                self.asked_again((from, to), *survey, now, outputs);
             }
             (Step::Survey { .. }, Err(failure), _) => {
-                self.asked_again(to, Err(failure), now, outputs);
+                let survey = Survey { from: Err(failure.clone()), to: Err(failure) };
+                self.asked_again((from, to), survey, now, outputs);
             }
             (Step::Fence { .. }, Ok(_), _) => {
                 let step = Step::FinalCatchUp { from, to };
@@ -208,7 +218,7 @@ impl Cluster {
                     "nobody takes writes until the new primary is known to have everything ({}): {text}; it is tried again every second; if the old primary is lost, make the new one writable by hand",
                     step.name()
                 );
-                self.stuck(text, now, outputs);
+                self.stuck(Obstacle::NewBehind, text, now, outputs);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cluster, NEARLY, Outputs, Switchover};
+use super::{Cluster, NEARLY, Obstacle, Outputs, Switchover, UNWRITABLE};
 use crate::{
     backend::replication_fault,
     flip::{Flip, FlipCause},
@@ -69,8 +69,12 @@ impl Cluster {
             }
             (_, Err(StepFailure { fault, text })) => {
                 let is_near = |(at, _): (Moment, _)| at.since(now) <= NEARLY;
-                let is_over =
-                    fault == StepFault::TimedOut && running.deadline().is_some_and(is_near);
+                // A login or a statement whose time was cut short fails in its own way.
+                let is_silence = match fault {
+                    StepFault::TimedOut | StepFault::Unreachable | StepFault::Unknown => true,
+                    StepFault::Refused | StepFault::Moved => false,
+                };
+                let is_over = is_silence && running.deadline().is_some_and(is_near);
                 let cause = if is_over { UndoCause::Deadline } else { UndoCause::Error };
                 self.undo_switchover(cause, text, now, outputs);
             }
@@ -117,8 +121,7 @@ impl Cluster {
                 self.enter(SwitchoverStep::Unfence, now, outputs);
             }
             SwitchoverStep::Commit if self.flip.is_none() && running.write_failed.is_some() => {
-                let text = "nobody takes writes until the state file can be written: make room or fix permissions in state_dir";
-                self.stuck(text.into(), now, outputs);
+                self.stuck(Obstacle::StateFile, UNWRITABLE.into(), now, outputs);
             }
             SwitchoverStep::CatchUp => {
                 self.send(Step::CatchUp { from, to }, None, now, outputs);
@@ -225,10 +228,10 @@ impl Cluster {
             }
             Err(StepFailure { fault: StepFault::Unknown, text }) => {
                 running.may_be_unfenced = true;
-                self.stuck(unfencing(&text), now, outputs);
+                self.stuck(Obstacle::NewNotUnfenced, unfencing(&text), now, outputs);
             }
             Err(StepFailure { text, .. }) if running.may_be_unfenced => {
-                self.stuck(unfencing(&text), now, outputs);
+                self.stuck(Obstacle::NewNotUnfenced, unfencing(&text), now, outputs);
             }
             Err(StepFailure { text, .. }) => {
                 self.undo_switchover(UndoCause::Error, text, now, outputs);

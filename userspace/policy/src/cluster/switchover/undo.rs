@@ -1,7 +1,7 @@
 //! Undo: everything as it was before. The old primary becomes writable only when the routes and the state file are its own
 //! again, so that a daemon that dies in the middle is followed by one that goes on here.
 
-use super::{Cluster, Outputs, Switchover};
+use super::{Cluster, Obstacle, Outputs, Switchover};
 use crate::{
     flip::{Flip, FlipCause},
     ids::BackendId,
@@ -59,7 +59,7 @@ impl Cluster {
             let text = format!(
                 "the routes cannot be taken back to the old pair, and nobody takes writes: {refused}; it is tried again every second"
             );
-            self.stuck(text, now, outputs);
+            self.stuck(Obstacle::Routes, text, now, outputs);
         }
     }
 
@@ -77,7 +77,7 @@ impl Cluster {
                 let text = format!(
                     "nobody takes writes: the old primary could not be made writable again: {text}; it is tried again every second; if it is lost, `pairflip flip --route-only` and make the other primary writable"
                 );
-                self.stuck(text, now, outputs);
+                self.stuck(Obstacle::OldNotUnfenced, text, now, outputs);
             }
             _ => {}
         }
@@ -106,7 +106,7 @@ impl Cluster {
             });
             return;
         }
-        if running.is_paused && (running.is_stuck || !running.may_be_fenced) {
+        if running.is_paused && (running.is_stuck() || !running.may_be_fenced) {
             return self.send(
                 Step::Release { keep_held: false },
                 Some(LOCAL_TIMEOUT),
@@ -142,8 +142,8 @@ impl Cluster {
             return;
         }
         if running.must_hear_new && new_one.facts.is_none() {
-            let text = "the old primary stays read-only until the new one answers, which may take writes: nobody knows since the daemon's start";
-            return self.stuck(text.into(), now, outputs);
+            let text = "the old primary stays read-only until the new one answers, which may take writes: nobody knows since the daemon's start (while it is in maint it is not asked)";
+            return self.stuck(Obstacle::NewUnheard, text.into(), now, outputs);
         }
         // A state file that names the new pair would send the next daemon forward beside a writable old primary.
         if !(self.is_written() || running.write_failed.is_some()) {
@@ -152,7 +152,7 @@ impl Cluster {
         let was_writable = running.intent.as_ref().is_some_and(|it| it.target_was_writable);
         if self.backends[&new].read_only() == Some(false) && !was_writable {
             let text = "the old primary stays read-only, because the new one takes writes by now: make one of them read-only, and the other one the active one";
-            return self.stuck(text.into(), now, outputs);
+            return self.stuck(Obstacle::NewWrites, text.into(), now, outputs);
         }
         self.send(Step::Unfence { backend: old }, Some(FENCE_TIMEOUT), now, outputs);
     }

@@ -1,9 +1,10 @@
 //! Watch: switchovers that lost their base or their time, that do not get on, and that something else takes over from.
 
-use super::{Cluster, Outputs, RETRY, Switchover, UNDOING_TOLD};
+use super::{Cluster, Obstacle, Outputs, RETRY, Switchover, UNDOING_TOLD};
 use crate::{
     health::Verdict,
     ids::{BackendId, PairId},
+    input::Admin,
     moment::Moment,
     output::{EventKind, Output},
     switchover::{Precondition, SwitchoverOutcome, SwitchoverStep, UndoCause},
@@ -27,18 +28,33 @@ impl Cluster {
         } else if running.can_be_called_off() {
             // A step within the deadline says more than the deadline.
             let over = running.deadline().filter(|(at, _)| *at <= now && running.pending.is_none());
-            let why = if old_is_down {
-                Some((UndoCause::Error, "the old primary went down".to_owned()))
+            let error = if old_is_down {
+                Some("the old primary went down")
             } else if new_is_down {
-                Some((UndoCause::Error, "the new primary went down".to_owned()))
+                Some("the new primary went down")
             } else {
-                over.map(|(_, limit)| (UndoCause::Deadline, format!("{limit} was reached")))
+                self.target_left(running)
             };
-            if let Some((cause, text)) = why {
+            let error = error.map(|text| (UndoCause::Error, text.to_owned()));
+            let over = over.map(|(_, limit)| (UndoCause::Deadline, format!("{limit} was reached")));
+            if let Some((cause, text)) = error.or(over) {
                 self.undo_switchover(cause, text, now, outputs);
             }
         }
         self.tell_of_trouble(now, outputs);
+    }
+
+    /// Returns why the write route of the new pair would refuse, if that was not forced.
+    fn target_left(&self, running: &Switchover) -> Option<&'static str> {
+        let new = &self.backends[&self.pair(running.to).primary];
+        let is_forced = |word| running.force.contains(&word);
+        if new.admin != Admin::Ready && !is_forced(Precondition::TargetTakenOut) {
+            return Some("an operator took the new primary out");
+        }
+        let is_unfit = new.is_unfit_primary() && !is_forced(Precondition::TargetUnfit);
+        is_unfit.then_some(
+            "the new primary is not fit any more: a condition failed, or it is in maintenance",
+        )
     }
 
     fn tell_of_trouble(&mut self, now: Moment, outputs: &mut Outputs) {
@@ -89,11 +105,17 @@ impl Cluster {
         .min()
     }
 
-    /// Tries again later, and says once that it must.
-    pub(super) fn stuck(&mut self, text: String, now: Moment, outputs: &mut Outputs) {
+    /// Tries again later, and says once that it must, or for another reason.
+    pub(super) fn stuck(
+        &mut self,
+        obstacle: Obstacle,
+        text: String,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) {
         let Some(running) = &mut self.switchover else { return };
         running.retry_at = Some(now + RETRY);
-        if !std::mem::replace(&mut running.is_stuck, true) {
+        if running.told.replace(obstacle) != Some(obstacle) {
             let Switchover { from, to, step, .. } = *running;
             self.event(EventKind::SwitchoverStuck { from, to, step, text }, now, outputs);
         }
@@ -124,13 +146,17 @@ impl Cluster {
 
     /// Returns whether another flip or a failover may go on from here.
     pub(in crate::cluster) fn is_switchover_stuck(&self) -> bool {
-        self.switchover.as_ref().is_some_and(|running| running.is_stuck)
+        self.switchover.as_ref().is_some_and(Switchover::is_stuck)
     }
 
-    /// Leaves what it did as it is: something else takes over.
-    pub(in crate::cluster) fn give_up_switchover(&mut self, now: Moment, outputs: &mut Outputs) {
+    /// Leaves what it did as it is: something else takes over. Returns it.
+    pub(in crate::cluster) fn give_up_switchover(
+        &mut self,
+        now: Moment,
+        outputs: &mut Outputs,
+    ) -> Option<Switchover> {
         self.cancel_pending(outputs);
-        let Some(running) = &self.switchover else { return };
+        let running = self.switchover.as_ref()?;
         let Switchover { from, to, step, .. } = *running;
         let text = "another flip took over from it".to_owned();
         let outcome = match running.undo.clone() {
@@ -142,6 +168,15 @@ impl Cluster {
         }
         self.event(EventKind::SwitchoverTakenOver { from, to }, now, outputs);
         self.answer_operator(outcome, outputs);
-        self.switchover = None;
+        self.switchover.take()
+    }
+
+    /// Goes on with what was given up, because nothing took over.
+    pub(in crate::cluster) fn take_back_switchover(&mut self, now: Moment, outputs: &mut Outputs) {
+        let Some(running) = self.taken_over.take() else { return };
+        self.failover.inherits = None;
+        let (from, to, undo) = (running.from, running.to, running.undo.is_some());
+        self.switchover = Some(Switchover { told: None, retry_at: None, ..running });
+        self.event(EventKind::SwitchoverResumed { from, to, undo }, now, outputs);
     }
 }
