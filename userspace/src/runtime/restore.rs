@@ -36,9 +36,9 @@ pub(super) fn restored(
             if let Some(record) = &saved.failover {
                 restored.failovers.insert(id, super::failover::restored(cluster, record));
             }
-            let record = saved.switchover.as_ref();
-            let intent = record.and_then(|record| super::switchover::restored(cluster, record));
-            restored.intents.extend(intent.map(|intent| (id, intent)));
+            if let Some(record) = &saved.switchover {
+                restored.intents.insert(id, super::switchover::restored(cluster, record)?);
+            }
         }
         restored.admin.insert(id, super::admin::restored(cluster, ids, state));
         let Some(slot) = ids.cluster_slot(id) else { continue };
@@ -148,6 +148,21 @@ mod tests {
         // A backend that left the configuration stays in the table, which then fits no pair.
         uneven[0] = 99;
         assert_eq!(target(&forward(uneven), cluster, &ids).shares(), unknown(&[6, 99]));
+    }
+
+    #[test]
+    fn a_flip_that_was_under_way_to_a_pair_that_is_gone_says_what_to_do() {
+        let (config, _) = configured();
+        let to = |name: &str| crate::state::SwitchoverRecord {
+            from: "pair1".into(),
+            to: name.into(),
+            position: None,
+            target_was_writable: false,
+        };
+        let restored = |name| super::super::switchover::restored(&config.clusters[0], &to(name));
+        assert_eq!(restored("pair2").unwrap().to, PairId(1));
+        let error = restored("pair7").unwrap_err().to_string();
+        assert!(error.contains("no pair \"pair7\"; give the pair its name back"), "{error}");
     }
 
     /// Backends are 4 (primary), 6 and 5 of the first pair, and 7 and 8 of the second.

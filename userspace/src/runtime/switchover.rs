@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result};
 use pairflip_common::route::VipRoute;
 use pairflip_policy::{
     BackendId, ClusterId, ClusterView, EventKind, Input, Intent, IntentStage, PairId, Step,
@@ -115,6 +116,10 @@ impl Runtime {
             _ = answers.send(Input::StepDone { cluster, id, result }).await;
         });
         let running = self.switchovers.of(cluster);
+        if running.steps.is_empty() {
+            // One that was only asked for, or refused, left its time.
+            running.started = Instant::now();
+        }
         running.task = Some((id, task.abort_handle()));
         running.waiting_for = waiting_for;
         None
@@ -381,13 +386,19 @@ pub(super) fn record(cluster: &config::Cluster, intent: &Intent) -> SwitchoverRe
     }
 }
 
-/// What the state file says, by today's names; `None` when a pair left the configuration.
-pub(super) fn restored(cluster: &config::Cluster, record: &SwitchoverRecord) -> Option<Intent> {
+/// What the state file says, by today's names. A pair that left the configuration is an error: its primary may be read-only because of us.
+pub(super) fn restored(cluster: &config::Cluster, record: &SwitchoverRecord) -> Result<Intent> {
     let pair = |name: &String| {
-        let index = cluster.pairs.iter().position(|pair| pair.name == *name)?;
-        Some(PairId(index as u16))
+        let index = cluster.pairs.iter().position(|pair| pair.name == *name);
+        let index = index.with_context(|| {
+            format!(
+                "the state file says that a flip of cluster {:?} from {:?} to {:?} was under way, and the configuration has no pair {name:?}; give the pair its name back and start the daemon, which finishes or undoes the flip, before you rename or remove it",
+                cluster.name, record.from, record.to
+            )
+        })?;
+        anyhow::Ok(PairId(index as u16))
     };
-    Some(Intent {
+    Ok(Intent {
         from: pair(&record.from)?,
         to: pair(&record.to)?,
         stage: match &record.position {
