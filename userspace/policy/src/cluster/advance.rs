@@ -182,10 +182,13 @@ impl Cluster {
 
     /// Asks for a swap if the kernel's table is not what it should be.
     fn advance_swap(&mut self, trigger: ChangeReason, now: Moment, outputs: &mut Outputs) {
-        if self.swap.under_way.is_some() || self.waits_for_intent() {
+        if self.swap.under_way.is_some() {
             return;
         }
         self.swap.retry_at = self.swap.retry_at.filter(|at| *at > now);
+        if self.waits_for_intent() {
+            return;
+        }
         let flip = self.flip.as_ref().filter(|flip| flip.stage == FlipStage::Persisted);
         let (pair, reason) = match flip {
             Some(Flip { cause, from, to, .. }) => {
