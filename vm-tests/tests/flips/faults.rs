@@ -265,6 +265,17 @@ fn what_speaks_against_a_flip_refuses_it_and_changes_nothing() {
         locked.wait().unwrap();
         a.sql("SELECT COUNT(*) FROM app.open").unwrap();
 
+        let lock = "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(60)";
+        let mut locked = a.sql_in_background(lock).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        let ended = UnderWay::start(&scene.daemon, &[]).unwrap().end().unwrap();
+        locked.kill().unwrap();
+        locked.wait().unwrap();
+        a.kill_statements("SLEEP").unwrap();
+        assert_eq!(ended.code, Some(REFUSED), "{ended:?}");
+        assert!(ended.said.contains("FLUSH TABLES WITH READ LOCK"), "{}", ended.said);
+        flipper::wait_at_work(&scene.clients).unwrap();
+
         a.sql("XA START 'x'; INSERT INTO app.open VALUES (7); XA END 'x'; XA PREPARE 'x'").unwrap();
         refused("prepared_xa", "");
         a.sql("XA ROLLBACK 'x'").unwrap();

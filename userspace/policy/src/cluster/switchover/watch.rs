@@ -173,10 +173,16 @@ impl Cluster {
 
     /// Goes on with what was given up, because nothing took over.
     pub(in crate::cluster) fn take_back_switchover(&mut self, now: Moment, outputs: &mut Outputs) {
-        let Some(running) = self.taken_over.take() else { return };
+        let Some(mut running) = self.taken_over.take() else { return };
         self.failover.inherits = None;
         let (from, to, undo) = (running.from, running.to, running.undo.is_some());
-        self.switchover = Some(Switchover { told: None, retry_at: None, ..running });
+        (running.told, running.retry_at) = (None, None);
+        if !undo && running.step != SwitchoverStep::Resume {
+            // The state file must name it again before anything is told to a server.
+            running.step = SwitchoverStep::Resume;
+            running.is_sure = true;
+        }
+        self.switchover = Some(running);
         self.event(EventKind::SwitchoverResumed { from, to, undo }, now, outputs);
     }
 }
