@@ -496,6 +496,8 @@ pub enum FlipWarning {
     Waived { precondition: Precondition, text: String },
     /// Sessions on the old primary that its fence does not stop.
     Privileged { who: String },
+    /// The old primary does not tell which sessions its fence does not stop; `grant` lets it.
+    PrivilegedUnseen { grant: String },
     /// The old primary's sessions may hide something from us.
     Blind { text: String },
     /// The pause or holds of flows could not be ended; the kernel does so by itself.
@@ -520,6 +522,7 @@ impl FlipWarning {
             Self::OldPrimaryWritable => "old_primary_writable",
             Self::Waived { .. } => "waived",
             Self::Privileged { .. } => "privileged",
+            Self::PrivilegedUnseen { .. } => "privileged_unseen",
             Self::Blind { .. } => "blind",
             Self::NotReleased { .. } => "not_released",
             Self::SessionsLeft { .. } => "sessions_left",
@@ -558,6 +561,10 @@ impl fmt::Display for FlipWarning {
             Self::Privileged { who } => write!(
                 f,
                 "these sessions can write to a read-only server, and are ended with it: {who}"
+            ),
+            Self::PrivilegedUnseen { grant } => write!(
+                f,
+                "whether a session can write to the old primary although it is read-only is not seen: {grant}"
             ),
             Self::Blind { text } => {
                 write!(f, "not every open transaction on the old primary can be seen: {text}")

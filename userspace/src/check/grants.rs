@@ -41,7 +41,7 @@ impl Purpose {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Grants {
     /// `user@host` as the server has it, quoted for a statement.
-    account: String,
+    pub(crate) account: String,
     /// In capitals.
     everywhere: BTreeSet<String>,
     /// May read performance_schema, by a grant for that alone.

@@ -57,6 +57,10 @@ const PRIVILEGED: &str = "SELECT DISTINCT p.USER AS user, p.HOST AS host FROM in
      WHERE g.PRIVILEGE_TYPE IN ('READ ONLY ADMIN', 'READ_ONLY ADMIN') AND p.COMMAND NOT LIKE 'Binlog Dump%' \
      AND p.USER NOT IN ('system user', 'event_scheduler') AND p.USER <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)";
 
+/// Somebody else's privileges, which everybody sees who sees any.
+const OTHERS: &str = "SELECT 1 FROM information_schema.USER_PRIVILEGES \
+     WHERE GRANTEE NOT LIKE CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@%') LIMIT 1";
+
 /// Asks both primaries. The new one first: what it has by then, the old one must have, or it was written there.
 pub async fn survey(from: &Server, to: &Server, timeout: Duration) -> Survey {
     let now = Instant::now();
@@ -154,6 +158,10 @@ async fn ask_all(
         if dialect == Dialect::MariaDb {
             primary.privileged =
                 session.rows(PRIVILEGED).await?.iter().map(|row| who(row)).collect();
+            if session.rows(OTHERS).await?.is_empty() {
+                let account = &grants.account;
+                primary.privileged_unseen = Some(format!("GRANT SELECT ON mysql.* TO {account};"));
+            }
         }
     }
     if let Some(reference) = reference {

@@ -169,6 +169,7 @@ impl Fork {
         let grants = match self {
             Self::MariaDb => format!(
                 "GRANT PROCESS, CONNECTION ADMIN, READ_ONLY ADMIN ON *.* TO '{CHECK_USER}'@'%';
+                 GRANT SELECT ON mysql.* TO '{CHECK_USER}'@'%';
                  GRANT SELECT ON performance_schema.* TO '{CHECK_USER}'@'%';"
             ),
             Self::MySql => format!(

@@ -195,7 +195,15 @@ fn a_flip_to_a_read_only_primary_refuses_writes_until_it_is_writable() {
 #[test]
 fn a_flip_takes_writes_along_and_a_dry_run_changes_nothing() {
     let (lab, daemon) = start(&options());
+    let mut administrator = lab.db(1).sql_in_background("SELECT SLEEP(60)").unwrap();
+    wait_for("the plan names who is not stopped", SLACK, || {
+        daemon.ctl(&["flip", "--dry-run"]).unwrap().contains("root@localhost")
+    });
+    administrator.kill().unwrap();
+    administrator.wait().unwrap();
+    lab.db(1).sql("REVOKE SELECT ON mysql.* FROM pairflip").unwrap();
     let plan = daemon.ctl(&["flip", "--dry-run"]).unwrap();
+    assert!(plan.contains("GRANT SELECT ON mysql.* TO `pairflip`@`%`;"), "{plan}");
     assert!(plan.contains("pair1 -> pair2  possible") && plan.contains("SET GLOBAL"), "{plan}");
     assert_eq!(daemon.status().unwrap()["clusters"][0]["generation"], 1, "nothing was changed");
     let said = daemon.ctl(&["flipactive"]).unwrap();

@@ -32,6 +32,8 @@ pub struct PrimaryFacts {
     pub errant: Option<String>,
     /// Sessions that a fence does not stop.
     pub privileged: Vec<String>,
+    /// The statement without which it does not tell who those are.
+    pub privileged_unseen: Option<String>,
     /// What its sessions may hide from us, and why.
     pub blind: Option<String>,
 }

@@ -131,10 +131,12 @@ fn what_was_waived_and_what_cannot_be_seen_is_told_with_the_result() {
     break_one(Precondition::PreparedXa, &mut world);
     if let Ok(old) = &mut world.survey.from {
         old.privileged = vec!["root@10.0.0.9".into()];
+        old.privileged_unseen = Some("GRANT SELECT".into());
         old.blind = Some("performance_schema is off".into());
     }
     let unseen = [
         FlipWarning::Privileged { who: "root@10.0.0.9".into() },
+        FlipWarning::PrivilegedUnseen { grant: "GRANT SELECT".into() },
         FlipWarning::Blind { text: "performance_schema is off".into() },
     ];
     world.ask(None, &[Precondition::PreparedXa], true);
@@ -149,7 +151,7 @@ fn what_was_waived_and_what_cannot_be_seen_is_told_with_the_result() {
         panic!("{:?}", world.outcomes)
     };
     let words: Vec<_> = done.warnings.iter().map(FlipWarning::name).collect();
-    assert_eq!(words, ["waived", "privileged", "blind"]);
+    assert_eq!(words, ["waived", "privileged", "privileged_unseen", "blind"]);
 }
 
 #[test]

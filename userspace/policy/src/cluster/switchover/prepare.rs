@@ -109,6 +109,8 @@ fn warnings_of(survey: &Survey) -> Vec<FlipWarning> {
     let Ok(old) = &survey.from else { return Vec::new() };
     let who = (!old.privileged.is_empty()).then(|| old.privileged.join(", "));
     let privileged = who.map(|who| FlipWarning::Privileged { who });
+    let unseen = old.privileged_unseen.clone();
+    let unseen = unseen.map(|grant| FlipWarning::PrivilegedUnseen { grant });
     let blind = old.blind.clone().map(|text| FlipWarning::Blind { text });
-    privileged.into_iter().chain(blind).collect()
+    privileged.into_iter().chain(unseen).chain(blind).collect()
 }
