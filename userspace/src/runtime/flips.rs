@@ -16,7 +16,7 @@ use crate::{
     config,
     control::protocol::{
         self, ApiError, CallOffRequest, CalledOff, FlipDone, FlipPlan, FlipRequest, FlipsRunning,
-        PlannedStatement, PlannedStep, PreconditionStatus,
+        PlannedStatement, PlannedStep, PreconditionStatus, no_plan_of_routes,
     },
     primary::{self, Speaker},
 };
@@ -45,14 +45,21 @@ struct Asked {
     to: Option<PairId>,
     drain: Option<Drain>,
     force: BTreeSet<Precondition>,
-    /// `None`: only the routes are moved.
-    limits: Option<Limits>,
+    extent: Extent,
+}
+
+/// How far a flip goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Extent {
+    /// Only the routes are moved. This has no dry run.
+    Routes,
+    /// No write is lost.
+    Switchover { limits: Limits, dry_run: bool },
 }
 
 /// A flip that waits for fresh check results.
 struct WaitingFlip {
     asked: Asked,
-    dry_run: bool,
     /// Backends that have not reported since the request.
     outstanding: BTreeSet<BackendId>,
     deadline: Instant,
@@ -95,7 +102,8 @@ impl Runtime {
                 "start pairflipd and ask again",
             ));
         }
-        let asked = match self.resolve(flip) {
+        let dry_run = matches!(reply, FlipReply::Plan(_));
+        let asked = match self.resolve(flip, dry_run) {
             Ok(asked) => asked,
             Err(error) => return reply.refuse(error),
         };
@@ -124,13 +132,12 @@ impl Runtime {
             }
         }
         let deadline = Instant::now() + configured.check.timeout;
-        let dry_run = matches!(reply, FlipReply::Plan(_));
-        let waiting = WaitingFlip { asked: asked.clone(), dry_run, outstanding, deadline };
+        let waiting = WaitingFlip { asked: asked.clone(), outstanding, deadline };
         self.flips.waiting.insert(request, waiting);
         self.flips.replies.insert(request, (asked, reply));
     }
 
-    fn resolve(&self, flip: &FlipRequest) -> Result<Asked, ApiError> {
+    fn resolve(&self, flip: &FlipRequest, dry_run: bool) -> Result<Asked, ApiError> {
         let cluster = self.named_cluster(flip.cluster.as_deref())?;
         let configured = &self.config.clusters[cluster];
         let to = flip.to.as_ref().map(|name| pair_by_name(configured, name)).transpose()?;
@@ -140,18 +147,17 @@ impl Runtime {
             protocol::Drain::Idle => Drain::Idle,
             protocol::Drain::Cut => Drain::Cut,
         });
-        let limits = if flip.route_only { None } else { Some(limits(configured, flip)?) };
-        Ok(Asked { cluster: ClusterId(cluster as u16), to, drain, force, limits })
+        let extent = extent(configured, flip, dry_run)?;
+        Ok(Asked { cluster: ClusterId(cluster as u16), to, drain, force, extent })
     }
 
     /// Hands those flips to the policy whose checks are in, or late.
     pub(super) fn start_due_flips(&mut self) {
         for (request, flip) in self.flips.take_due() {
-            let Asked { cluster, to, drain, force, limits } = flip.asked;
-            self.feed(match limits {
-                None => Input::Flip { cluster, request, to, drain, force },
-                Some(limits) => {
-                    let dry_run = flip.dry_run;
+            let Asked { cluster, to, drain, force, extent } = flip.asked;
+            self.feed(match extent {
+                Extent::Routes => Input::Flip { cluster, request, to, drain, force },
+                Extent::Switchover { limits, dry_run } => {
                     Input::Switchover { cluster, request, to, drain, force, limits, dry_run }
                 }
             });
@@ -168,7 +174,7 @@ impl Runtime {
         let configured = &self.config.clusters[usize::from(asked.cluster.0)];
         match (result, reply) {
             (Ok(done), FlipReply::Done(reply)) => _ = reply.send(Ok(flip_done(configured, &done))),
-            (Ok(_), FlipReply::Plan(_)) => {}
+            (Ok(_), reply @ FlipReply::Plan(_)) => reply.refuse(answer_to_another()),
             (Err(refused), reply) => reply.refuse(refusal(configured, &refused)),
         }
     }
@@ -226,7 +232,10 @@ impl Runtime {
                 .map(|(server, sql)| PlannedStatement { server: server.to_string(), sql })
                 .collect(),
         });
-        let limits = asked.limits.unwrap_or_else(|| configured_limits(configured));
+        let limits = match asked.extent {
+            Extent::Switchover { limits, .. } => limits,
+            Extent::Routes => configured_limits(configured),
+        };
         let is_met = |it: &Judged| matches!(it.judgement, Judgement::Holds | Judgement::Waived);
         FlipPlan {
             cluster: configured.name.clone(),
@@ -317,6 +326,18 @@ fn precondition(name: &str) -> Result<Precondition, ApiError> {
 
 fn configured_limits(cluster: &config::Cluster) -> Limits {
     Limits { deadline: cluster.flip.deadline, max_pause: cluster.flip.max_pause }
+}
+
+fn extent(
+    cluster: &config::Cluster,
+    flip: &FlipRequest,
+    dry_run: bool,
+) -> Result<Extent, ApiError> {
+    match (flip.route_only, dry_run) {
+        (true, true) => Err(no_plan_of_routes()),
+        (true, false) => Ok(Extent::Routes),
+        (false, dry_run) => Ok(Extent::Switchover { limits: limits(cluster, flip)?, dry_run }),
+    }
 }
 
 fn limits(cluster: &config::Cluster, flip: &FlipRequest) -> Result<Limits, ApiError> {
@@ -445,10 +466,12 @@ fn unfinished(cluster: &config::Cluster, outcome: SwitchoverOutcome) -> ApiError
             ),
             "the daemon goes on trying; look at `pairflip status` and `pairflip events`",
         ),
-        SwitchoverOutcome::Planned { .. } | SwitchoverOutcome::Done { .. } => {
-            ApiError::new("broken", "this answer is to another question; please report this", "")
-        }
+        SwitchoverOutcome::Planned { .. } | SwitchoverOutcome::Done { .. } => answer_to_another(),
     }
+}
+
+fn answer_to_another() -> ApiError {
+    ApiError::new("broken", "this answer is to another question; please report this", "")
 }
 
 fn remedy(refused: &FlipRefused) -> &'static str {
@@ -474,5 +497,41 @@ fn remedy(refused: &FlipRefused) -> &'static str {
             "make room or fix permissions in state_dir; nothing was changed"
         }
         FlipRefused::NotApplied { .. } => "look at the daemon's log; the old routes are in force",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_dry_run_never_moves_routes() {
+        let cluster = configured();
+        let flip = |route_only| FlipRequest { route_only, ..FlipRequest::default() };
+        let refused = extent(&cluster, &flip(true), true).unwrap_err();
+        assert_eq!(refused.code, "bad_body");
+        assert_eq!(extent(&cluster, &flip(true), false), Ok(Extent::Routes));
+        for dry_run in [true, false] {
+            let expected = Extent::Switchover { limits: configured_limits(&cluster), dry_run };
+            assert_eq!(extent(&cluster, &flip(false), dry_run), Ok(expected));
+        }
+    }
+
+    fn configured() -> config::Cluster {
+        let text = r#"
+            daemon.interfaces = ["eth0"]
+            [[cluster]]
+            name = "main"
+            check = { user = "pairflip", password_file = "p" }
+            route = [{ name = "writes", vip = "10.0.0.100:3306", access = "write" }]
+            pair = [
+                { name = "a", primary = "10.0.1.11:3306", replicas = ["10.0.1.12:3306"] },
+                { name = "b", primary = "10.0.1.21:3306", replicas = ["10.0.1.22:3306"] },
+            ]
+        "#;
+        let secrets = |_: &Path| Ok("secret".to_owned());
+        config::parse(text, Path::new("pairflip.toml"), &secrets).unwrap().clusters.remove(0)
     }
 }
