@@ -7,7 +7,7 @@ use std::{
 
 use pairflip_policy::{
     BackendId, ClusterId, Drain, FlipRefused, FlipWarning, Input, Judged, Judgement, Limits,
-    PairId, Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, UndoCause,
+    PairId, Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, SwitchoverView, UndoCause,
 };
 use tokio::sync::oneshot;
 
@@ -26,6 +26,19 @@ pub(super) enum FlipReply {
     Done(oneshot::Sender<Result<FlipDone, ApiError>>),
     /// Nothing is to be changed.
     Plan(oneshot::Sender<Result<FlipPlan, ApiError>>),
+}
+
+/// What there is to call off.
+enum CallOff {
+    /// One that is the policy's to undo.
+    Running,
+    /// It cannot be undone any more, or is being undone.
+    TooLate {
+        step: SwitchoverStep,
+    },
+    /// Those that wait for check results, and so have done nothing.
+    Waiting(Vec<FlipReply>),
+    Nothing,
 }
 
 impl FlipReply {
@@ -57,6 +70,12 @@ enum Extent {
     Switchover { limits: Limits, dry_run: bool },
 }
 
+impl Extent {
+    const fn is_dry_run(self) -> bool {
+        matches!(self, Self::Switchover { dry_run: true, .. })
+    }
+}
+
 /// A flip that waits for fresh check results.
 struct WaitingFlip {
     asked: Asked,
@@ -74,6 +93,20 @@ pub(super) struct PendingFlips {
 }
 
 impl PendingFlips {
+    fn add(
+        &mut self,
+        asked: Asked,
+        reply: FlipReply,
+        outstanding: BTreeSet<BackendId>,
+        deadline: Instant,
+    ) {
+        self.next += 1;
+        let request = RequestId(self.next);
+        let waiting = WaitingFlip { asked: asked.clone(), outstanding, deadline };
+        self.waiting.insert(request, waiting);
+        self.replies.insert(request, (asked, reply));
+    }
+
     pub(super) fn checked(&mut self, backend: BackendId) {
         for flip in self.waiting.values_mut() {
             flip.outstanding.remove(&backend);
@@ -89,6 +122,24 @@ impl PendingFlips {
         self.waiting
             .extract_if(.., |_, flip| flip.outstanding.is_empty() || flip.deadline <= now)
             .collect()
+    }
+
+    /// Takes out what waits, unless a flip is running: that one is meant, whoever else waits for his own.
+    fn call_off(&mut self, cluster: ClusterId, running: Option<&SwitchoverView>) -> CallOff {
+        match running {
+            Some(running) if running.can_be_called_off => return CallOff::Running,
+            Some(running) => return CallOff::TooLate { step: running.step },
+            None => {}
+        }
+        // A dry run is no flip, and ends by itself.
+        let waiting = self.waiting.extract_if(.., |_, flip| {
+            flip.asked.cluster == cluster && !flip.asked.extent.is_dry_run()
+        });
+        let replies: Vec<FlipReply> = waiting
+            .filter_map(|(request, _)| self.replies.remove(&request))
+            .map(|(_, reply)| reply)
+            .collect();
+        if replies.is_empty() { CallOff::Nothing } else { CallOff::Waiting(replies) }
     }
 }
 
@@ -115,8 +166,6 @@ impl Runtime {
                 "wait for it, then look at `pairflip status`",
             ));
         }
-        self.flips.next += 1;
-        let request = RequestId(self.flips.next);
         let configured = &self.config.clusters[usize::from(asked.cluster.0)];
         let is_checked = |backend: &BackendId| {
             self.pacers.get(backend).is_some_and(|pacer| pacer.pace.borrow().is_some())
@@ -132,9 +181,7 @@ impl Runtime {
             }
         }
         let deadline = Instant::now() + configured.check.timeout;
-        let waiting = WaitingFlip { asked: asked.clone(), outstanding, deadline };
-        self.flips.waiting.insert(request, waiting);
-        self.flips.replies.insert(request, (asked, reply));
+        self.flips.add(asked, reply, outstanding, deadline);
     }
 
     fn resolve(&self, flip: &FlipRequest, dry_run: bool) -> Result<Asked, ApiError> {
@@ -262,39 +309,31 @@ impl Runtime {
         let index = self.named_cluster(call_off.cluster.as_deref())?;
         let cluster = ClusterId(index as u16);
         let name = self.config.clusters[index].name.clone();
-        // One that waits for check results has done nothing.
-        let waiting = self.flips.waiting.extract_if(.., |_, flip| flip.asked.cluster == cluster);
-        let waiting: Vec<RequestId> = waiting.map(|(request, _)| request).collect();
-        for request in &waiting {
-            if let Some((_, reply)) = self.take_reply(*request) {
-                reply.refuse(ApiError::new(
-                    "flip_undone",
-                    "the flip was called off before it began; nothing was changed",
-                    "",
-                ));
-            }
-        }
-        if !waiting.is_empty() {
-            return Ok(CalledOff { cluster: name });
-        }
         let view = self.policy.view();
         let flip = view.clusters.iter().find(|it| it.id == cluster).and_then(|it| it.flip.as_ref());
-        match flip.and_then(|flip| flip.switchover.as_ref()) {
-            None => Err(ApiError::new(
+        match self.flips.call_off(cluster, flip.and_then(|flip| flip.switchover.as_ref())) {
+            CallOff::Nothing => Err(ApiError::new(
                 "no_flip",
                 format!("no flip of cluster {name} is under way that could be called off"),
                 "see `pairflip status`",
             )),
-            Some(switchover) if !switchover.can_be_called_off => Err(ApiError::new(
+            CallOff::TooLate { step } => Err(ApiError::new(
                 "too_late",
-                format!(
-                    "the flip of cluster {name} cannot be called off: it is at {}",
-                    switchover.step
-                ),
+                format!("the flip of cluster {name} cannot be called off: it is at {step}"),
                 "wait for its end; to go back, flip again",
             )),
-            Some(_) => {
+            CallOff::Running => {
                 self.feed(Input::CallOff { cluster, request: None });
+                Ok(CalledOff { cluster: name })
+            }
+            CallOff::Waiting(replies) => {
+                for reply in replies {
+                    reply.refuse(ApiError::new(
+                        "flip_undone",
+                        "the flip was called off before it began; nothing was changed",
+                        "",
+                    ));
+                }
                 Ok(CalledOff { cluster: name })
             }
         }
@@ -504,6 +543,9 @@ fn remedy(refused: &FlipRefused) -> &'static str {
 mod tests {
     use std::path::Path;
 
+    use pairflip_policy::Moment;
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
 
     #[test]
@@ -517,6 +559,60 @@ mod tests {
             let expected = Extent::Switchover { limits: configured_limits(&cluster), dry_run };
             assert_eq!(extent(&cluster, &flip(false), dry_run), Ok(expected));
         }
+    }
+
+    #[test]
+    fn the_flip_that_runs_is_called_off_and_not_one_that_waits() {
+        let mut flips = PendingFlips::default();
+        let mut answer = add_flip(&mut flips);
+        let at = |step, can_be_called_off| SwitchoverView {
+            step,
+            since: Moment::from_millis(0),
+            deadline: None,
+            can_be_called_off,
+            stuck: false,
+        };
+        let settling = at(SwitchoverStep::Settle, true);
+        assert!(matches!(flips.call_off(CLUSTER, Some(&settling)), CallOff::Running));
+        let unfencing = at(SwitchoverStep::Unfence, false);
+        let too_late = flips.call_off(CLUSTER, Some(&unfencing));
+        assert!(matches!(too_late, CallOff::TooLate { step: SwitchoverStep::Unfence }));
+        assert_eq!(answer.try_recv(), Err(TryRecvError::Empty), "it waits as before");
+    }
+
+    #[test]
+    fn where_none_runs_a_flip_that_waits_is_called_off_and_no_dry_run() {
+        let mut flips = PendingFlips::default();
+        let mut plan = add_dry_run(&mut flips);
+        assert!(matches!(flips.call_off(CLUSTER, None), CallOff::Nothing));
+        let _answer = add_flip(&mut flips);
+        assert!(matches!(flips.call_off(ClusterId(1), None), CallOff::Nothing));
+        let CallOff::Waiting(replies) = flips.call_off(CLUSTER, None) else { panic!("it waits") };
+        assert!(matches!(&replies[..], [FlipReply::Done(_)]));
+        assert_eq!(plan.try_recv(), Err(TryRecvError::Empty), "the dry run goes on");
+    }
+
+    const CLUSTER: ClusterId = ClusterId(0);
+
+    /// A flip that waits for check results.
+    fn add_flip(flips: &mut PendingFlips) -> oneshot::Receiver<Result<FlipDone, ApiError>> {
+        let (reply, answer) = oneshot::channel();
+        add(flips, FlipReply::Done(reply), false);
+        answer
+    }
+
+    fn add_dry_run(flips: &mut PendingFlips) -> oneshot::Receiver<Result<FlipPlan, ApiError>> {
+        let (reply, answer) = oneshot::channel();
+        add(flips, FlipReply::Plan(reply), true);
+        answer
+    }
+
+    fn add(flips: &mut PendingFlips, reply: FlipReply, dry_run: bool) {
+        let limits = configured_limits(&configured());
+        let extent = Extent::Switchover { limits, dry_run };
+        let force = BTreeSet::new();
+        let asked = Asked { cluster: CLUSTER, to: None, drain: None, force, extent };
+        flips.add(asked, reply, BTreeSet::new(), Instant::now());
     }
 
     fn configured() -> config::Cluster {
