@@ -364,15 +364,29 @@ fn a_daemon_that_crashed_left_a_socket_that_says_so() {
 
 #[test]
 fn a_peer_that_is_no_daemon_is_an_error() {
+    let text = complaint(&run_with_a_peer_that_hangs_up(&["reload"]), 1);
+    let expected = "look at `pairflip status` and the daemon's log\n";
+    assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_flip_whose_daemon_goes_away_may_have_begun() {
+    for way in [&["flip"][..], &["flip", "--route-only"]] {
+        let text = complaint(&run_with_a_peer_that_hangs_up(way), 6);
+        assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
+        assert!(text.contains("\n  start pairflipd again if it ended"), "{text}");
+    }
+}
+
+fn run_with_a_peer_that_hangs_up(arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("other.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let peer = thread::spawn(move || drop(listener.accept().unwrap()));
-    let text = complaint(&run(&socket, &["flip", "--route-only"]), 1);
+    let output = run(&socket, arguments);
     peer.join().unwrap();
-    let expected = "look at `pairflip status` and the daemon's log\n";
-    assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
-    assert!(text.ends_with(expected), "{text}");
+    output
 }
 
 #[test]

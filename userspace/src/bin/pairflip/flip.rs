@@ -105,9 +105,10 @@ async fn move_routes(
     flip: &FlipRequest,
     interrupts: &mut Signal,
 ) -> Result<FlipDone, Failure> {
+    let asked = request(socket, Method::POST, "/v1/flip", Some(flip));
     tokio::select! {
         biased;
-        answer = request(socket, Method::POST, "/v1/flip", Some(flip)) => Ok(answer?),
+        answer = asked => answer.map_err(after_silence),
         _ = interrupts.recv() => Err(Failure {
             error: ApiError::new(
                 "interrupted",
@@ -178,14 +179,14 @@ fn is_same(running: &FlipStatus, flip: &FlipRequest) -> bool {
     flip.cluster.as_ref().is_none_or(|cluster| *cluster == running.cluster)
 }
 
-/// A daemon that went away in the middle goes on, or undoes it, when it is started again.
+/// A daemon that went away may have begun. It goes on, or undoes it, when it is started again.
 fn after_silence(error: ClientError) -> Failure {
     let is_silent = matches!(error, ClientError::Broken { .. } | ClientError::TimedOut { .. });
     let mut failure = Failure::from(error);
     if is_silent {
         failure.code = EXIT_UNFINISHED;
         failure.error.remedy =
-            "start pairflipd again: it finishes the flip or undoes it; then look at `pairflip status`"
+            "start pairflipd again if it ended: it finishes what was begun, or undoes it; then look at `pairflip status`"
                 .into();
     }
     failure
