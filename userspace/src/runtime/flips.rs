@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::{Duration, Instant},
 };
 
@@ -124,6 +125,15 @@ impl PendingFlips {
             .collect()
     }
 
+    /// Answers everybody who has no answer when the daemon ends.
+    pub(super) fn end(&mut self) {
+        for (request, (asked, reply)) in mem::take(&mut self.replies) {
+            let is_begun = !self.waiting.contains_key(&request) && !asked.extent.is_dry_run();
+            reply.refuse(if is_begun { left_unfinished() } else { stopping() });
+        }
+        self.waiting.clear();
+    }
+
     /// Takes out what waits, unless a flip is running: that one is meant, whoever else waits for his own.
     fn call_off(&mut self, cluster: ClusterId, running: Option<&SwitchoverView>) -> CallOff {
         match running {
@@ -147,11 +157,7 @@ impl Runtime {
     /// Takes a flip in: names become ids, and the backends are asked how they are right now.
     pub(super) fn flip(&mut self, flip: &FlipRequest, reply: FlipReply) {
         if self.stopping.is_some() {
-            return reply.refuse(ApiError::new(
-                "stopping",
-                "the daemon is stopping",
-                "start pairflipd and ask again",
-            ));
+            return reply.refuse(stopping());
         }
         let dry_run = matches!(reply, FlipReply::Plan(_));
         let asked = match self.resolve(flip, dry_run) {
@@ -509,6 +515,18 @@ fn unfinished(cluster: &config::Cluster, outcome: SwitchoverOutcome) -> ApiError
     }
 }
 
+fn stopping() -> ApiError {
+    ApiError::new("stopping", "the daemon is stopping", "start pairflipd and ask again")
+}
+
+fn left_unfinished() -> ApiError {
+    ApiError::new(
+        "flip_unfinished",
+        "the daemon ended in the middle of the flip",
+        "start pairflipd again: it finishes the flip or undoes it; then look at `pairflip status`",
+    )
+}
+
 fn answer_to_another() -> ApiError {
     ApiError::new("broken", "this answer is to another question; please report this", "")
 }
@@ -590,6 +608,20 @@ mod tests {
         let CallOff::Waiting(replies) = flips.call_off(CLUSTER, None) else { panic!("it waits") };
         assert!(matches!(&replies[..], [FlipReply::Done(_)]));
         assert_eq!(plan.try_recv(), Err(TryRecvError::Empty), "the dry run goes on");
+    }
+
+    #[test]
+    fn the_daemons_end_tells_a_flip_that_was_begun_from_what_changed_nothing() {
+        let mut flips = PendingFlips::default();
+        let (begun, planned) = (add_flip(&mut flips), add_dry_run(&mut flips));
+        assert_eq!(flips.take_due().len(), 2, "the policy has them");
+        let waits = add_flip(&mut flips);
+        flips.end();
+        let code =
+            |answer: Result<Result<FlipDone, ApiError>, _>| answer.unwrap().unwrap_err().code;
+        assert_eq!(code(begun.blocking_recv()), "flip_unfinished");
+        assert_eq!(code(waits.blocking_recv()), "stopping");
+        assert_eq!(planned.blocking_recv().unwrap().unwrap_err().code, "stopping");
     }
 
     const CLUSTER: ClusterId = ClusterId(0);
