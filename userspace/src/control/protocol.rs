@@ -646,6 +646,15 @@ impl ApiError {
     }
 }
 
+/// Refuses the plan of a flip that moves only the routes.
+pub(crate) fn no_plan_of_routes() -> ApiError {
+    ApiError::new(
+        "bad_body",
+        "there is no plan of a flip with route_only: it asks no server anything",
+        "leave route_only out for the plan of a flip that loses no write; to move the routes now, send the same to /v1/flip",
+    )
+}
+
 /// A status with something of everything, for the tests of whatever shows one.
 #[cfg(test)]
 pub(crate) mod example {

@@ -22,7 +22,7 @@ use super::{
     protocol::{
         API_VERSION, AdminDone, AdminRequest, ApiError, CallOffRequest, CalledOff, ErrorBody,
         Events, EventsQuery, FlipDone, FlipPlan, FlipRequest, FlipsRunning, Flows, FlowsQuery,
-        ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded, Version,
+        ReloadRequest, Reloaded, Status, UnloadRequest, Unloaded, Version, no_plan_of_routes,
     },
 };
 
@@ -115,6 +115,9 @@ async fn plan_flip(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<FlipPlan>, ApiError> {
     let flip = flip_request(&uri, body)?;
+    if flip.route_only {
+        return Err(no_plan_of_routes());
+    }
     ask(&requests, |reply| Request::PlanFlip { flip, reply }).await.map(Json)
 }
 

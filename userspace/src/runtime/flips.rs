@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::{Duration, Instant},
 };
 
 use pairflip_policy::{
     BackendId, ClusterId, Drain, FlipRefused, FlipWarning, Input, Judged, Judgement, Limits,
-    PairId, Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, UndoCause,
+    PairId, Precondition, RequestId, SwitchoverOutcome, SwitchoverStep, SwitchoverView, UndoCause,
 };
 use tokio::sync::oneshot;
 
@@ -16,7 +17,7 @@ use crate::{
     config,
     control::protocol::{
         self, ApiError, CallOffRequest, CalledOff, FlipDone, FlipPlan, FlipRequest, FlipsRunning,
-        PlannedStatement, PlannedStep, PreconditionStatus,
+        PlannedStatement, PlannedStep, PreconditionStatus, no_plan_of_routes,
     },
     primary::{self, Speaker},
 };
@@ -26,6 +27,19 @@ pub(super) enum FlipReply {
     Done(oneshot::Sender<Result<FlipDone, ApiError>>),
     /// Nothing is to be changed.
     Plan(oneshot::Sender<Result<FlipPlan, ApiError>>),
+}
+
+/// What there is to call off.
+enum CallOff {
+    /// One that is the policy's to undo.
+    Running,
+    /// It cannot be undone any more, or is being undone.
+    TooLate {
+        step: SwitchoverStep,
+    },
+    /// Those that wait for check results, and so have done nothing.
+    Waiting(Vec<FlipReply>),
+    Nothing,
 }
 
 impl FlipReply {
@@ -45,14 +59,27 @@ struct Asked {
     to: Option<PairId>,
     drain: Option<Drain>,
     force: BTreeSet<Precondition>,
-    /// `None`: only the routes are moved.
-    limits: Option<Limits>,
+    extent: Extent,
+}
+
+/// How far a flip goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Extent {
+    /// Only the routes are moved. This has no dry run.
+    Routes,
+    /// No write is lost.
+    Switchover { limits: Limits, dry_run: bool },
+}
+
+impl Extent {
+    const fn is_dry_run(self) -> bool {
+        matches!(self, Self::Switchover { dry_run: true, .. })
+    }
 }
 
 /// A flip that waits for fresh check results.
 struct WaitingFlip {
     asked: Asked,
-    dry_run: bool,
     /// Backends that have not reported since the request.
     outstanding: BTreeSet<BackendId>,
     deadline: Instant,
@@ -67,6 +94,20 @@ pub(super) struct PendingFlips {
 }
 
 impl PendingFlips {
+    fn add(
+        &mut self,
+        asked: Asked,
+        reply: FlipReply,
+        outstanding: BTreeSet<BackendId>,
+        deadline: Instant,
+    ) {
+        self.next += 1;
+        let request = RequestId(self.next);
+        let waiting = WaitingFlip { asked: asked.clone(), outstanding, deadline };
+        self.waiting.insert(request, waiting);
+        self.replies.insert(request, (asked, reply));
+    }
+
     pub(super) fn checked(&mut self, backend: BackendId) {
         for flip in self.waiting.values_mut() {
             flip.outstanding.remove(&backend);
@@ -83,19 +124,43 @@ impl PendingFlips {
             .extract_if(.., |_, flip| flip.outstanding.is_empty() || flip.deadline <= now)
             .collect()
     }
+
+    /// Answers everybody who has no answer when the daemon ends.
+    pub(super) fn end(&mut self) {
+        for (request, (asked, reply)) in mem::take(&mut self.replies) {
+            let is_begun = !self.waiting.contains_key(&request) && !asked.extent.is_dry_run();
+            reply.refuse(if is_begun { left_unfinished() } else { stopping() });
+        }
+        self.waiting.clear();
+    }
+
+    /// Takes out what waits, unless a flip is running: that one is meant, whoever else waits for his own.
+    fn call_off(&mut self, cluster: ClusterId, running: Option<&SwitchoverView>) -> CallOff {
+        match running {
+            Some(running) if running.can_be_called_off => return CallOff::Running,
+            Some(running) => return CallOff::TooLate { step: running.step },
+            None => {}
+        }
+        // A dry run is no flip, and ends by itself.
+        let waiting = self.waiting.extract_if(.., |_, flip| {
+            flip.asked.cluster == cluster && !flip.asked.extent.is_dry_run()
+        });
+        let replies: Vec<FlipReply> = waiting
+            .filter_map(|(request, _)| self.replies.remove(&request))
+            .map(|(_, reply)| reply)
+            .collect();
+        if replies.is_empty() { CallOff::Nothing } else { CallOff::Waiting(replies) }
+    }
 }
 
 impl Runtime {
     /// Takes a flip in: names become ids, and the backends are asked how they are right now.
     pub(super) fn flip(&mut self, flip: &FlipRequest, reply: FlipReply) {
         if self.stopping.is_some() {
-            return reply.refuse(ApiError::new(
-                "stopping",
-                "the daemon is stopping",
-                "start pairflipd and ask again",
-            ));
+            return reply.refuse(stopping());
         }
-        let asked = match self.resolve(flip) {
+        let dry_run = matches!(reply, FlipReply::Plan(_));
+        let asked = match self.resolve(flip, dry_run) {
             Ok(asked) => asked,
             Err(error) => return reply.refuse(error),
         };
@@ -107,8 +172,6 @@ impl Runtime {
                 "wait for it, then look at `pairflip status`",
             ));
         }
-        self.flips.next += 1;
-        let request = RequestId(self.flips.next);
         let configured = &self.config.clusters[usize::from(asked.cluster.0)];
         let is_checked = |backend: &BackendId| {
             self.pacers.get(backend).is_some_and(|pacer| pacer.pace.borrow().is_some())
@@ -124,13 +187,10 @@ impl Runtime {
             }
         }
         let deadline = Instant::now() + configured.check.timeout;
-        let dry_run = matches!(reply, FlipReply::Plan(_));
-        let waiting = WaitingFlip { asked: asked.clone(), dry_run, outstanding, deadline };
-        self.flips.waiting.insert(request, waiting);
-        self.flips.replies.insert(request, (asked, reply));
+        self.flips.add(asked, reply, outstanding, deadline);
     }
 
-    fn resolve(&self, flip: &FlipRequest) -> Result<Asked, ApiError> {
+    fn resolve(&self, flip: &FlipRequest, dry_run: bool) -> Result<Asked, ApiError> {
         let cluster = self.named_cluster(flip.cluster.as_deref())?;
         let configured = &self.config.clusters[cluster];
         let to = flip.to.as_ref().map(|name| pair_by_name(configured, name)).transpose()?;
@@ -140,18 +200,17 @@ impl Runtime {
             protocol::Drain::Idle => Drain::Idle,
             protocol::Drain::Cut => Drain::Cut,
         });
-        let limits = if flip.route_only { None } else { Some(limits(configured, flip)?) };
-        Ok(Asked { cluster: ClusterId(cluster as u16), to, drain, force, limits })
+        let extent = extent(configured, flip, dry_run)?;
+        Ok(Asked { cluster: ClusterId(cluster as u16), to, drain, force, extent })
     }
 
     /// Hands those flips to the policy whose checks are in, or late.
     pub(super) fn start_due_flips(&mut self) {
         for (request, flip) in self.flips.take_due() {
-            let Asked { cluster, to, drain, force, limits } = flip.asked;
-            self.feed(match limits {
-                None => Input::Flip { cluster, request, to, drain, force },
-                Some(limits) => {
-                    let dry_run = flip.dry_run;
+            let Asked { cluster, to, drain, force, extent } = flip.asked;
+            self.feed(match extent {
+                Extent::Routes => Input::Flip { cluster, request, to, drain, force },
+                Extent::Switchover { limits, dry_run } => {
                     Input::Switchover { cluster, request, to, drain, force, limits, dry_run }
                 }
             });
@@ -168,7 +227,7 @@ impl Runtime {
         let configured = &self.config.clusters[usize::from(asked.cluster.0)];
         match (result, reply) {
             (Ok(done), FlipReply::Done(reply)) => _ = reply.send(Ok(flip_done(configured, &done))),
-            (Ok(_), FlipReply::Plan(_)) => {}
+            (Ok(_), reply @ FlipReply::Plan(_)) => reply.refuse(answer_to_another()),
             (Err(refused), reply) => reply.refuse(refusal(configured, &refused)),
         }
     }
@@ -226,7 +285,10 @@ impl Runtime {
                 .map(|(server, sql)| PlannedStatement { server: server.to_string(), sql })
                 .collect(),
         });
-        let limits = asked.limits.unwrap_or_else(|| configured_limits(configured));
+        let limits = match asked.extent {
+            Extent::Switchover { limits, .. } => limits,
+            Extent::Routes => configured_limits(configured),
+        };
         let is_met = |it: &Judged| matches!(it.judgement, Judgement::Holds | Judgement::Waived);
         FlipPlan {
             cluster: configured.name.clone(),
@@ -253,39 +315,31 @@ impl Runtime {
         let index = self.named_cluster(call_off.cluster.as_deref())?;
         let cluster = ClusterId(index as u16);
         let name = self.config.clusters[index].name.clone();
-        // One that waits for check results has done nothing.
-        let waiting = self.flips.waiting.extract_if(.., |_, flip| flip.asked.cluster == cluster);
-        let waiting: Vec<RequestId> = waiting.map(|(request, _)| request).collect();
-        for request in &waiting {
-            if let Some((_, reply)) = self.take_reply(*request) {
-                reply.refuse(ApiError::new(
-                    "flip_undone",
-                    "the flip was called off before it began; nothing was changed",
-                    "",
-                ));
-            }
-        }
-        if !waiting.is_empty() {
-            return Ok(CalledOff { cluster: name });
-        }
         let view = self.policy.view();
         let flip = view.clusters.iter().find(|it| it.id == cluster).and_then(|it| it.flip.as_ref());
-        match flip.and_then(|flip| flip.switchover.as_ref()) {
-            None => Err(ApiError::new(
+        match self.flips.call_off(cluster, flip.and_then(|flip| flip.switchover.as_ref())) {
+            CallOff::Nothing => Err(ApiError::new(
                 "no_flip",
                 format!("no flip of cluster {name} is under way that could be called off"),
                 "see `pairflip status`",
             )),
-            Some(switchover) if !switchover.can_be_called_off => Err(ApiError::new(
+            CallOff::TooLate { step } => Err(ApiError::new(
                 "too_late",
-                format!(
-                    "the flip of cluster {name} cannot be called off: it is at {}",
-                    switchover.step
-                ),
+                format!("the flip of cluster {name} cannot be called off: it is at {step}"),
                 "wait for its end; to go back, flip again",
             )),
-            Some(_) => {
+            CallOff::Running => {
                 self.feed(Input::CallOff { cluster, request: None });
+                Ok(CalledOff { cluster: name })
+            }
+            CallOff::Waiting(replies) => {
+                for reply in replies {
+                    reply.refuse(ApiError::new(
+                        "flip_undone",
+                        "the flip was called off before it began; nothing was changed",
+                        "",
+                    ));
+                }
                 Ok(CalledOff { cluster: name })
             }
         }
@@ -317,6 +371,18 @@ fn precondition(name: &str) -> Result<Precondition, ApiError> {
 
 fn configured_limits(cluster: &config::Cluster) -> Limits {
     Limits { deadline: cluster.flip.deadline, max_pause: cluster.flip.max_pause }
+}
+
+fn extent(
+    cluster: &config::Cluster,
+    flip: &FlipRequest,
+    dry_run: bool,
+) -> Result<Extent, ApiError> {
+    match (flip.route_only, dry_run) {
+        (true, true) => Err(no_plan_of_routes()),
+        (true, false) => Ok(Extent::Routes),
+        (false, dry_run) => Ok(Extent::Switchover { limits: limits(cluster, flip)?, dry_run }),
+    }
 }
 
 fn limits(cluster: &config::Cluster, flip: &FlipRequest) -> Result<Limits, ApiError> {
@@ -445,10 +511,24 @@ fn unfinished(cluster: &config::Cluster, outcome: SwitchoverOutcome) -> ApiError
             ),
             "the daemon goes on trying; look at `pairflip status` and `pairflip events`",
         ),
-        SwitchoverOutcome::Planned { .. } | SwitchoverOutcome::Done { .. } => {
-            ApiError::new("broken", "this answer is to another question; please report this", "")
-        }
+        SwitchoverOutcome::Planned { .. } | SwitchoverOutcome::Done { .. } => answer_to_another(),
     }
+}
+
+fn stopping() -> ApiError {
+    ApiError::new("stopping", "the daemon is stopping", "start pairflipd and ask again")
+}
+
+fn left_unfinished() -> ApiError {
+    ApiError::new(
+        "flip_unfinished",
+        "the daemon ended in the middle of the flip",
+        "start pairflipd again: it finishes the flip or undoes it; then look at `pairflip status`",
+    )
+}
+
+fn answer_to_another() -> ApiError {
+    ApiError::new("broken", "this answer is to another question; please report this", "")
 }
 
 fn remedy(refused: &FlipRefused) -> &'static str {
@@ -474,5 +554,112 @@ fn remedy(refused: &FlipRefused) -> &'static str {
             "make room or fix permissions in state_dir; nothing was changed"
         }
         FlipRefused::NotApplied { .. } => "look at the daemon's log; the old routes are in force",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use pairflip_policy::Moment;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn a_dry_run_never_moves_routes() {
+        let cluster = configured();
+        let flip = |route_only| FlipRequest { route_only, ..FlipRequest::default() };
+        let refused = extent(&cluster, &flip(true), true).unwrap_err();
+        assert_eq!(refused.code, "bad_body");
+        assert_eq!(extent(&cluster, &flip(true), false), Ok(Extent::Routes));
+        for dry_run in [true, false] {
+            let expected = Extent::Switchover { limits: configured_limits(&cluster), dry_run };
+            assert_eq!(extent(&cluster, &flip(false), dry_run), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn the_flip_that_runs_is_called_off_and_not_one_that_waits() {
+        let mut flips = PendingFlips::default();
+        let mut answer = add_flip(&mut flips);
+        let at = |step, can_be_called_off| SwitchoverView {
+            step,
+            since: Moment::from_millis(0),
+            deadline: None,
+            can_be_called_off,
+            stuck: false,
+        };
+        let settling = at(SwitchoverStep::Settle, true);
+        assert!(matches!(flips.call_off(CLUSTER, Some(&settling)), CallOff::Running));
+        let unfencing = at(SwitchoverStep::Unfence, false);
+        let too_late = flips.call_off(CLUSTER, Some(&unfencing));
+        assert!(matches!(too_late, CallOff::TooLate { step: SwitchoverStep::Unfence }));
+        assert_eq!(answer.try_recv(), Err(TryRecvError::Empty), "it waits as before");
+    }
+
+    #[test]
+    fn where_none_runs_a_flip_that_waits_is_called_off_and_no_dry_run() {
+        let mut flips = PendingFlips::default();
+        let mut plan = add_dry_run(&mut flips);
+        assert!(matches!(flips.call_off(CLUSTER, None), CallOff::Nothing));
+        let _answer = add_flip(&mut flips);
+        assert!(matches!(flips.call_off(ClusterId(1), None), CallOff::Nothing));
+        let CallOff::Waiting(replies) = flips.call_off(CLUSTER, None) else { panic!("it waits") };
+        assert!(matches!(&replies[..], [FlipReply::Done(_)]));
+        assert_eq!(plan.try_recv(), Err(TryRecvError::Empty), "the dry run goes on");
+    }
+
+    #[test]
+    fn the_daemons_end_tells_a_flip_that_was_begun_from_what_changed_nothing() {
+        let mut flips = PendingFlips::default();
+        let (begun, planned) = (add_flip(&mut flips), add_dry_run(&mut flips));
+        assert_eq!(flips.take_due().len(), 2, "the policy has them");
+        let waits = add_flip(&mut flips);
+        flips.end();
+        let code =
+            |answer: Result<Result<FlipDone, ApiError>, _>| answer.unwrap().unwrap_err().code;
+        assert_eq!(code(begun.blocking_recv()), "flip_unfinished");
+        assert_eq!(code(waits.blocking_recv()), "stopping");
+        assert_eq!(planned.blocking_recv().unwrap().unwrap_err().code, "stopping");
+    }
+
+    const CLUSTER: ClusterId = ClusterId(0);
+
+    /// A flip that waits for check results.
+    fn add_flip(flips: &mut PendingFlips) -> oneshot::Receiver<Result<FlipDone, ApiError>> {
+        let (reply, answer) = oneshot::channel();
+        add(flips, FlipReply::Done(reply), false);
+        answer
+    }
+
+    fn add_dry_run(flips: &mut PendingFlips) -> oneshot::Receiver<Result<FlipPlan, ApiError>> {
+        let (reply, answer) = oneshot::channel();
+        add(flips, FlipReply::Plan(reply), true);
+        answer
+    }
+
+    fn add(flips: &mut PendingFlips, reply: FlipReply, dry_run: bool) {
+        let limits = configured_limits(&configured());
+        let extent = Extent::Switchover { limits, dry_run };
+        let force = BTreeSet::new();
+        let asked = Asked { cluster: CLUSTER, to: None, drain: None, force, extent };
+        flips.add(asked, reply, BTreeSet::new(), Instant::now());
+    }
+
+    fn configured() -> config::Cluster {
+        let text = r#"
+            daemon.interfaces = ["eth0"]
+            [[cluster]]
+            name = "main"
+            check = { user = "pairflip", password_file = "p" }
+            route = [{ name = "writes", vip = "10.0.0.100:3306", access = "write" }]
+            pair = [
+                { name = "a", primary = "10.0.1.11:3306", replicas = ["10.0.1.12:3306"] },
+                { name = "b", primary = "10.0.1.21:3306", replicas = ["10.0.1.22:3306"] },
+            ]
+        "#;
+        let secrets = |_: &Path| Ok("secret".to_owned());
+        config::parse(text, Path::new("pairflip.toml"), &secrets).unwrap().clusters.remove(0)
     }
 }

@@ -131,7 +131,9 @@ enum Ended {
 pub async fn run(config: Config, on_ready: impl FnOnce()) -> Result<()> {
     let mut parts = start::start(config).await?;
     let mut on_ready = Some(on_ready);
-    let ended = parts.runtime.serve(&mut parts.inbox, &mut on_ready).await?;
+    let ended = parts.runtime.serve(&mut parts.inbox, &mut on_ready).await;
+    parts.runtime.flips.end();
+    let ended = ended?;
     // With nobody to ask any more the server ends by itself, after the answers that are on their way.
     drop(parts.inbox.requests);
     if tokio::time::timeout(LAST_ANSWERS, parts.server).await.is_err() {

@@ -9,7 +9,7 @@ use super::{Ended, Runtime, flips::FlipReply, status};
 use crate::{
     control::{
         Request,
-        protocol::{ApiError, Flow, Flows, FlowsQuery, Unloaded},
+        protocol::{ApiError, FlipsRunning, Flow, Flows, FlowsQuery, Unloaded},
     },
     dataplane::FlowFilter,
 };
@@ -39,19 +39,24 @@ impl Runtime {
                 _ = reply.send(Ok(tokio::task::block_in_place(|| self.reload())));
             }
             Request::Unload { reply } => {
-                let result = self.unload().await;
+                let result = self.unload_unless_a_flip_runs().await;
                 let done = result.is_ok();
-                _ = reply.send(result.map(|removed| Unloaded { removed }).map_err(|error| {
-                    ApiError::new(
-                        "unload_failed",
-                        format!("{error:#}"),
-                        "run `pairflip unload` again; what was removed already stays removed",
-                    )
-                }));
+                _ = reply.send(result.map(|removed| Unloaded { removed }));
                 return done.then_some(Ended::Unloaded);
             }
         }
         None
+    }
+
+    async fn unload_unless_a_flip_runs(&mut self) -> Result<Vec<String>, ApiError> {
+        may_unload(&self.flips_running())?;
+        self.unload().await.map_err(|error| {
+            ApiError::new(
+                "unload_failed",
+                format!("{error:#}"),
+                "run `pairflip unload` again; what was removed already stays removed",
+            )
+        })
     }
 
     fn flows(&self, query: &FlowsQuery) -> Result<Flows, ApiError> {
@@ -157,6 +162,20 @@ impl Runtime {
     }
 }
 
+/// Refuses while a flip runs: nobody would be left to finish it or to undo it, and the old primary could stay read-only.
+fn may_unload(running: &FlipsRunning) -> Result<(), ApiError> {
+    let Some(flip) = running.flips.first() else { return Ok(()) };
+    let remedy = if flip.can_be_called_off {
+        "wait for its end, or call it off (Ctrl-C where it was started); then unload again"
+    } else if flip.stuck {
+        "repair what `pairflip status` names, or take over with `pairflip flip --route-only`; then unload again"
+    } else {
+        "wait for its end; then unload again"
+    };
+    let text = format!("a flip of cluster {} is running", flip.cluster);
+    Err(ApiError::new("flip_running", text, remedy))
+}
+
 pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
     ApiError::new(
         "dataplane",
@@ -183,4 +202,34 @@ fn flow_state(name: &str) -> Result<FlowState, ApiError> {
             format!("states are {}", states.map(state_name).join(", ")),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::FlipStatus;
+
+    #[test]
+    fn nothing_is_unloaded_while_a_flip_runs() {
+        assert_eq!(may_unload(&FlipsRunning::default()), Ok(()));
+        for (can_be_called_off, stuck, expected) in
+            [(true, false, "Ctrl-C"), (false, false, "wait"), (false, true, "--route-only")]
+        {
+            let flip = FlipStatus {
+                cluster: "main".into(),
+                from: "pair1".into(),
+                to: "pair2".into(),
+                steps: Vec::new(),
+                waiting_for: String::new(),
+                ms: 12,
+                deadline_ms: None,
+                can_be_called_off,
+                stuck,
+            };
+            let refused = may_unload(&FlipsRunning { flips: vec![flip] }).unwrap_err();
+            assert_eq!(refused.code, "flip_running");
+            assert_eq!(refused.message, "a flip of cluster main is running");
+            assert!(refused.remedy.contains(expected), "{refused:?}");
+        }
+    }
 }

@@ -62,6 +62,54 @@ fn what_became_of_a_flip_is_in_the_exit_code() {
 }
 
 #[test]
+fn each_ctrl_c_calls_the_flip_off_also_while_its_progress_is_asked_for() {
+    let daemon = Daemon::start();
+    let child = start(&daemon.socket, &["flip", "--to", "waiting"]);
+    wait_until("the flip is asked for", || !daemon.heard().is_empty());
+    for times in 1..=2 {
+        // The daemon takes its time to say how far the flip is, so that this comes in between.
+        thread::sleep(Duration::from_millis(50));
+        interrupt(&child);
+        wait_until("it is called off", || daemon.heard().len() == 1 + times);
+    }
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("Ctrl-C: the flip is called off\n"), "{said}");
+}
+
+#[test]
+fn ctrl_c_ends_the_waiting_for_the_old_pair_and_the_flip_is_done() {
+    for way in [&["flip", "--wait"][..], &["flip", "--route-only", "--wait"]] {
+        let daemon = Daemon::start();
+        let child = start(&daemon.socket, way);
+        wait_until("it waits", || daemon.heard().contains(&Heard::Status));
+        interrupt(&child);
+        let output = ended(child);
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        let done = text(&output.stdout);
+        assert!(done.starts_with("cluster main: pair1 -> pair2 (generation 8)"), "{done}");
+        let expected = "\
+error: Ctrl-C: the flip is done; connections may be left on pair1
+  `pairflip flows` lists them
+";
+        let said = text(&output.stderr);
+        assert!(said.ends_with(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_flip_is_done_also_when_the_daemon_goes_while_the_old_pair_is_waited_for() {
+    let daemon = Daemon::start();
+    let child = start(&daemon.socket, &["flip", "--wait"]);
+    wait_until("it waits", || daemon.heard().contains(&Heard::Status));
+    daemon.crash();
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(text(&output.stdout).starts_with("cluster main: pair1 -> pair2"), "{output:?}");
+}
+
+#[test]
 fn a_dry_run_asks_for_a_plan_and_ends_with_whether_it_is_possible() {
     let daemon = Daemon::start();
     let text = said(&run(&daemon.socket, &["flip", "--dry-run"]), 0);
@@ -213,18 +261,20 @@ fn who_follows_events_ends_with_its_reader_also_when_nothing_happens() {
     let mut child =
         command(&daemon.socket, &["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
+    assert_eq!(ended(child).status.code(), Some(0));
+}
+
+/// What a process said that ends by itself.
+fn ended(mut child: Child) -> Output {
     let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        match child.try_wait().unwrap() {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                child.kill().unwrap();
-                panic!("it runs on");
-            }
-            None => thread::sleep(Duration::from_millis(10)),
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it runs on");
         }
-    };
-    assert_eq!(status.code(), Some(0));
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
 }
 
 /// A running `pairflip events --follow`. It ends with the test.
@@ -314,15 +364,29 @@ fn a_daemon_that_crashed_left_a_socket_that_says_so() {
 
 #[test]
 fn a_peer_that_is_no_daemon_is_an_error() {
+    let text = complaint(&run_with_a_peer_that_hangs_up(&["reload"]), 1);
+    let expected = "look at `pairflip status` and the daemon's log\n";
+    assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_flip_whose_daemon_goes_away_may_have_begun() {
+    for way in [&["flip"][..], &["flip", "--route-only"]] {
+        let text = complaint(&run_with_a_peer_that_hangs_up(way), 6);
+        assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
+        assert!(text.contains("\n  start pairflipd again if it ended"), "{text}");
+    }
+}
+
+fn run_with_a_peer_that_hangs_up(arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("other.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let peer = thread::spawn(move || drop(listener.accept().unwrap()));
-    let text = complaint(&run(&socket, &["flip", "--route-only"]), 1);
+    let output = run(&socket, arguments);
     peer.join().unwrap();
-    let expected = "look at `pairflip status` and the daemon's log\n";
-    assert!(text.starts_with("error: talking to pairflipd on "), "{text}");
-    assert!(text.ends_with(expected), "{text}");
+    output
 }
 
 #[test]
@@ -420,6 +484,16 @@ fn command(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pairflip"));
     command.arg("--socket").arg(socket).args(arguments).env("TERM", "xterm");
     command
+}
+
+fn start(socket: &Path, arguments: &[&str]) -> Child {
+    let mut command = command(socket, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn interrupt(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
 }
 
 fn run(socket: &Path, arguments: &[&str]) -> Output {

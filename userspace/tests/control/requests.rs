@@ -294,6 +294,15 @@ fn bad_requests_are_told_what_is_wrong_and_reach_nobody() {
         ),
         (
             "POST",
+            "/v1/flip/plan",
+            r#"{"route_only": true}"#,
+            400,
+            "bad_body",
+            "there is no plan of a flip with route_only: it asks no server anything",
+            "leave route_only out for the plan of a flip that loses no write; to move the routes now, send the same to /v1/flip",
+        ),
+        (
+            "POST",
             "/v1/flip/call-off",
             r#"{"to": "pair2"}"#,
             400,

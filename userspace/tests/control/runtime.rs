@@ -27,6 +27,9 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 /// A client that waits longer than this has found a bug.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long it takes to say how far a flip is that waits.
+const SLOW: Duration = Duration::from_millis(300);
+
 /// What reached the runtime.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Heard {
@@ -160,6 +163,7 @@ async fn answer(
     heard: Arc<Mutex<Vec<Heard>>>,
     journal: Arc<Mutex<Journal>>,
 ) {
+    let mut waiting = None;
     while let Some(request) = requests.recv().await {
         let hear = |what| heard.lock().unwrap().push(what);
         match request {
@@ -173,6 +177,10 @@ async fn answer(
                 if flip.to.as_deref() == Some("silence") {
                     continue;
                 }
+                if flip.to.as_deref() == Some("waiting") {
+                    waiting = Some(reply);
+                    continue;
+                }
                 _ = reply.send(flipped(flip));
             }
             Request::PlanFlip { flip, reply } => {
@@ -181,11 +189,20 @@ async fn answer(
             }
             // Not heard: how often somebody looks depends on how fast he is.
             Request::FlipsRunning { reply } => {
-                _ = reply.send(Ok(FlipsRunning { flips: vec![running()] }));
+                let delay = if waiting.is_some() { SLOW } else { Duration::ZERO };
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    _ = reply.send(Ok(FlipsRunning { flips: vec![running()] }));
+                });
             }
             Request::CallOff { call_off, reply } => {
                 hear(Heard::CallOff(call_off));
                 _ = reply.send(Ok(CalledOff { cluster: "main".into() }));
+                let is_call_off = |heard: &&Heard| matches!(heard, Heard::CallOff(_));
+                let calls = heard.lock().unwrap().iter().filter(is_call_off).count();
+                if let Some(flip) = waiting.take_if(|_| calls == 2) {
+                    _ = flip.send(Err(ApiError::new("flip_undone", "it was called off", "")));
+                }
             }
             Request::Flows { query, reply } => {
                 hear(Heard::Flows(query.clone()));
@@ -230,7 +247,7 @@ async fn answer(
 }
 
 /// Flips to pair2; any other name is the code of the error that is wanted. (`silence` gets no
-/// answer.)
+/// answer, `waiting` none before it is called off for the second time.)
 fn flipped(flip: FlipRequest) -> Result<FlipDone, ApiError> {
     let to = flip.to.unwrap_or_else(|| "pair2".to_owned());
     if to != "pair2" {

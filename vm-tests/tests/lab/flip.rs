@@ -316,6 +316,9 @@ fn ctrl_c_and_the_daemons_end_undo_a_flip_that_waits() {
     opened.recv().unwrap();
     let mut flip = daemon.start_pairflip(&["flip"]).unwrap();
     wait_for("the flip waits for the transaction", SLACK, || waits(&daemon));
+    let (code, said) = refused(&daemon, &["unload"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("a flip of cluster main is running"), "{said}");
     let pid = nix::unistd::Pid::from_raw(flip.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(flip.wait().unwrap().code(), Some(4));

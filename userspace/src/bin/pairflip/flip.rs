@@ -19,10 +19,11 @@ use pairflip::{
         render,
     },
 };
-use tokio::signal::ctrl_c;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    DrainMode, EXIT_FAILED, EXIT_UNFINISHED, Failure, WATCH_INTERVAL, get, over, show, style_of,
+    DrainMode, EXIT_FAILED, EXIT_UNFINISHED, EXIT_WAIT_ENDED, Failure, WATCH_INTERVAL, get, over,
+    show, style_of,
 };
 
 /// Longer than any deadline that the daemon takes, and its undoing.
@@ -74,15 +75,48 @@ impl Flip {
         if dry_run {
             return plan(socket, json, &flip).await;
         }
+        // From here on Ctrl-C does nothing by itself.
+        let mut interrupts = interrupts()?;
         let done = if route_only {
-            request(socket, Method::POST, "/v1/flip", Some(&flip)).await?
+            move_routes(socket, &flip, &mut interrupts).await?
         } else {
-            follow(socket, json, &flip).await?
+            follow(socket, json, &flip, &mut interrupts).await?
         };
-        if wait {
-            wait_for_flows(socket, &done).await?;
+        let text = show(&done, json, |done| render::flip(done, style_of(&io::stdout())))?;
+        if wait && let Err(failure) = wait_for_flows(socket, &done, &mut interrupts).await {
+            super::write(io::stdout(), &text);
+            return Err(failure);
         }
-        show(&done, json, |done| render::flip(done, style_of(&io::stdout())))
+        Ok(text)
+    }
+}
+
+/// Each Ctrl-C, also those that come while something else is waited for.
+fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt()).map_err(|error| Failure {
+        error: ApiError::new("broken", format!("listening for Ctrl-C: {error}"), ""),
+        code: EXIT_FAILED,
+    })
+}
+
+/// Asks for a flip of the routes alone. Nothing could be undone: Ctrl-C only ends the waiting for its answer.
+async fn move_routes(
+    socket: &Path,
+    flip: &FlipRequest,
+    interrupts: &mut Signal,
+) -> Result<FlipDone, Failure> {
+    let asked = request(socket, Method::POST, "/v1/flip", Some(flip));
+    tokio::select! {
+        biased;
+        answer = asked => answer.map_err(after_silence),
+        _ = interrupts.recv() => Err(Failure {
+            error: ApiError::new(
+                "interrupted",
+                "Ctrl-C: the daemon was asked to move the routes, and did not answer yet",
+                "look at `pairflip status`",
+            ),
+            code: EXIT_UNFINISHED,
+        }),
     }
 }
 
@@ -107,13 +141,17 @@ async fn plan(socket: &Path, json: bool, flip: &FlipRequest) -> Result<String, F
     Err(Failure { error, code: EXIT_FAILED })
 }
 
-/// Asks for the flip, shows how far it is until the answer comes, and calls it off on Ctrl-C.
-async fn follow(socket: &Path, json: bool, flip: &FlipRequest) -> Result<FlipDone, Failure> {
+/// Asks for the flip, shows how far it is until the answer comes, and calls it off on each Ctrl-C.
+async fn follow(
+    socket: &Path,
+    json: bool,
+    flip: &FlipRequest,
+    interrupts: &mut Signal,
+) -> Result<FlipDone, Failure> {
     let asked = request_within(FLIP_TIMEOUT, socket, Method::POST, "/v1/flip", Some(flip));
     let mut asked = std::pin::pin!(asked);
     let mut shown = Shown::new(json);
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    let mut interrupted = false;
     loop {
         tokio::select! {
             biased;
@@ -124,10 +162,7 @@ async fn follow(socket: &Path, json: bool, flip: &FlipRequest) -> Result<FlipDon
                 }
                 return answer.map_err(after_silence);
             }
-            _ = ctrl_c(), if !interrupted => {
-                interrupted = true;
-                call_off(socket, flip).await;
-            }
+            _ = interrupts.recv() => call_off(socket, flip).await,
             _ = ticks.tick() => {
                 // Progress is for looking at: the answer says what became of it.
                 if let Ok(running) = get::<FlipsRunning>(socket, "/v1/flip").await
@@ -144,14 +179,14 @@ fn is_same(running: &FlipStatus, flip: &FlipRequest) -> bool {
     flip.cluster.as_ref().is_none_or(|cluster| *cluster == running.cluster)
 }
 
-/// A daemon that went away in the middle goes on, or undoes it, when it is started again.
+/// A daemon that went away may have begun. It goes on, or undoes it, when it is started again.
 fn after_silence(error: ClientError) -> Failure {
     let is_silent = matches!(error, ClientError::Broken { .. } | ClientError::TimedOut { .. });
     let mut failure = Failure::from(error);
     if is_silent {
         failure.code = EXIT_UNFINISHED;
         failure.error.remedy =
-            "start pairflipd again: it finishes the flip or undoes it; then look at `pairflip status`"
+            "start pairflipd again if it ended: it finishes what was begun, or undoes it; then look at `pairflip status`"
                 .into();
     }
     failure
@@ -162,7 +197,7 @@ async fn call_off(socket: &Path, flip: &FlipRequest) {
     let answer: Result<CalledOff, ClientError> =
         request(socket, Method::POST, "/v1/flip/call-off", Some(&call_off)).await;
     let text = match answer {
-        Ok(_) => "Ctrl-C: the flip is undone".to_owned(),
+        Ok(_) => "Ctrl-C: the flip is called off".to_owned(),
         Err(error) => format!("Ctrl-C: {}", error.into_api().message),
     };
     _ = writeln!(io::stderr(), "{text}");
@@ -208,10 +243,30 @@ impl Shown {
 }
 
 /// Until no flow is left on the old pair, or Ctrl-C.
-async fn wait_for_flows(socket: &Path, done: &FlipDone) -> Result<(), Failure> {
+async fn wait_for_flows(
+    socket: &Path,
+    done: &FlipDone,
+    interrupts: &mut Signal,
+) -> Result<(), Failure> {
     if done.from == done.to {
         return Ok(());
     }
+    let error = tokio::select! {
+        biased;
+        left = no_flow_is_left(socket, done) => match left {
+            Ok(()) => return Ok(()),
+            Err(error) => error.into_api(),
+        },
+        _ = interrupts.recv() => ApiError::new(
+            "interrupted",
+            format!("Ctrl-C: the flip is done; connections may be left on {}", done.from),
+            "`pairflip flows` lists them",
+        ),
+    };
+    Err(Failure { error, code: EXIT_WAIT_ENDED })
+}
+
+async fn no_flow_is_left(socket: &Path, done: &FlipDone) -> Result<(), ClientError> {
     loop {
         let status: Status = get(socket, "/v1/status").await?;
         let cluster = status.clusters.iter().find(|cluster| cluster.name == done.cluster);

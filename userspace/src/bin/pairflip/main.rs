@@ -42,6 +42,8 @@ const EXIT_UNDONE: u8 = 4;
 const EXIT_UNDONE_IN_TIME: u8 = 5;
 /// A flip was begun and is neither done nor undone.
 const EXIT_UNFINISHED: u8 = 6;
+/// A flip is done, and connections may be left that were to be waited for.
+const EXIT_WAIT_ENDED: u8 = 7;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Erases the display (ECMA-48, 8.3.39).
@@ -55,7 +57,8 @@ Exit codes:
   3  no daemon answers on the socket, or it may not be asked
   4  a flip was begun and undone: everything is as before
   5  the same, because its deadline was reached
-  6  a flip was begun and is neither done nor undone: look at `pairflip status`";
+  6  a flip was begun and is neither done nor undone: look at `pairflip status`
+  7  a flip is done, but --wait ended early: Ctrl-C, or the daemon did not answer";
 
 /// Commands pairflipd, the MySQL failover redirector.
 #[derive(Debug, Parser)]
@@ -670,7 +673,7 @@ mod tests {
     #[test]
     fn help_names_every_exit_code() {
         let help = Arguments::command().render_help().to_string();
-        for code in 0..=EXIT_UNFINISHED {
+        for code in 0..=EXIT_WAIT_ENDED {
             assert!(help.contains(&format!("\n  {code}  ")), "{code} is not in\n{help}");
         }
     }
