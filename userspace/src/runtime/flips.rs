@@ -206,6 +206,10 @@ impl Runtime {
 
     /// Hands those flips to the policy whose checks are in, or late.
     pub(super) fn start_due_flips(&mut self) {
+        if self.stopping.is_some() {
+            // The next daemon would only undo it. Who waits is told at the end.
+            return;
+        }
         for (request, flip) in self.flips.take_due() {
             let Asked { cluster, to, drain, force, extent } = flip.asked;
             self.feed(match extent {

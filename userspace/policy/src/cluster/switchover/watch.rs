@@ -177,6 +177,8 @@ impl Cluster {
         self.failover.inherits = None;
         let (from, to, undo) = (running.from, running.to, running.undo.is_some());
         (running.told, running.retry_at) = (None, None);
+        // It was stuck, and routes follow what is known of their primaries again.
+        running.paused_at = None;
         if !undo && running.step != SwitchoverStep::Resume {
             // The state file must name it again before anything is told to a server.
             running.step = SwitchoverStep::Resume;
