@@ -33,20 +33,20 @@ const TRANSACTIONS: &str = "SELECT p.ID AS id, p.USER AS user, p.HOST AS host, p
      FROM information_schema.INNODB_TRX t JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id \
      WHERE p.USER NOT IN ('system user', 'event_scheduler') ORDER BY t.trx_started";
 
-/// LOCK TABLES ... WRITE, and FLUSH TABLES WITH READ LOCK; on MariaDB since 10.4 a lock of the kind that BACKUP STAGE takes, too.
+/// LOCK TABLES ... WRITE, and FLUSH TABLES WITH READ LOCK, which MariaDB counts among its backup locks since 10.4; commits take others of those.
 const TABLE_LOCKS: &str = "SELECT t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS user, t.PROCESSLIST_HOST AS host, \
      m.OBJECT_SCHEMA AS db, m.OBJECT_NAME AS name \
      FROM performance_schema.metadata_locks m JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID \
      WHERE m.LOCK_STATUS = 'GRANTED' AND t.PROCESSLIST_ID <> CONNECTION_ID() \
      AND (m.OBJECT_TYPE = 'TABLE' AND m.LOCK_TYPE = 'SHARED_NO_READ_WRITE' \
           OR m.OBJECT_TYPE = 'GLOBAL' AND m.LOCK_TYPE = 'SHARED' \
-          OR m.OBJECT_TYPE = 'BACKUP' AND m.LOCK_DURATION = 'EXPLICIT')";
+          OR m.OBJECT_TYPE = 'BACKUP' AND m.LOCK_TYPE LIKE 'BACKUP_FTWRL%')";
 /// The same from MariaDB's plugin `metadata_lock_info`.
 const PLUGIN_TABLE_LOCKS: &str = "SELECT p.ID AS id, p.USER AS user, p.HOST AS host, m.TABLE_SCHEMA AS db, m.TABLE_NAME AS name \
      FROM information_schema.METADATA_LOCK_INFO m JOIN information_schema.PROCESSLIST p ON p.ID = m.THREAD_ID \
      WHERE p.ID <> CONNECTION_ID() AND (m.LOCK_MODE = 'MDL_SHARED_NO_READ_WRITE' \
           OR m.LOCK_TYPE = 'Global read lock' AND m.LOCK_MODE = 'MDL_SHARED' \
-          OR m.LOCK_TYPE = 'Backup lock' AND m.LOCK_DURATION = 'MDL_EXPLICIT')";
+          OR m.LOCK_TYPE = 'Backup lock' AND m.LOCK_MODE LIKE 'MDL_BACKUP_FTWRL%')";
 
 /// Prepared transactions outlive their session, and on MySQL 9.7 `XA COMMIT` of one succeeds on a fenced server.
 const PREPARED: &str = "XA RECOVER";
@@ -206,7 +206,7 @@ async fn table_locks(session: &mut Session, sight: Sight) -> Result<Vec<String>,
         Sight::Partial { locks: false } => return Ok(Vec::new()),
     };
     let lock = |row: &Vec<Cell>| match field(row, "name").as_str() {
-        "" => format!("{} holds FLUSH TABLES WITH READ LOCK or BACKUP STAGE", who(row)),
+        "" => format!("{} holds FLUSH TABLES WITH READ LOCK", who(row)),
         name => format!("{} holds LOCK TABLES on {}.{name}", who(row), field(row, "db")),
     };
     Ok(session.rows(query).await?.iter().take(NAMED).map(lock).collect())
