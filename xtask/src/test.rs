@@ -58,7 +58,7 @@ pub(crate) fn test() -> Result<()> {
                 "--test",
                 "lab",
                 "--",
-                "--test-threads=2",
+                "--test-threads=3",
             ]),
         )?;
         suite(
