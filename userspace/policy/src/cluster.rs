@@ -251,9 +251,13 @@ impl Cluster {
     ) {
         let drain = drain.unwrap_or(self.spec.drain);
         match self.accept_flip(request, to, drain, force, now) {
-            Ok(Some(flip)) => {
+            Ok(Some(mut flip)) => {
                 self.taken_over = self.give_up_switchover(now, outputs);
-                let Flip { from, to, .. } = flip;
+                if self.taken_over.as_ref().is_some_and(|it| it.is_undone_to(flip.from)) {
+                    // Its primary may yet hear that it is to be writable, and nobody may write there then.
+                    flip.drain = Drain::Cut;
+                }
+                let Flip { from, to, drain, .. } = flip;
                 self.flip = Some(flip);
                 self.event(EventKind::FlipStarted { request, from, to, drain }, now, outputs);
                 self.advance(ChangeReason::CaughtUp, now, outputs);

@@ -286,7 +286,9 @@ impl Work {
             Self::Settle(drained) => settle(drained, timeout, progress).await,
             Self::EndSessions(Drained { flows, target, held }) => {
                 let killed = end_held(&held).await;
-                drain::await_closes(&flows, target.scope).await;
+                if killed > 0 {
+                    drain::await_closes(&flows, target.scope).await;
+                }
                 let reset = drain::cut(&flows, target.scope, "the switchover").await;
                 Ok(StepAnswer::Ended { killed: killed as u64, reset: reset as u64 })
             }

@@ -20,7 +20,21 @@ impl Runtime {
 pub async fn unload_offline(config: &Config) -> Result<Vec<String>> {
     let state_dir = StateDir::open(&config.daemon.state_dir)?;
     let mut state = state_dir.load()?;
-    unload(config, &state_dir, &mut state).await
+    let mut done = unload(config, &state_dir, &mut state).await?;
+    done.extend(left_by_flips(&state));
+    Ok(done)
+}
+
+/// What a daemon that died in the middle of a flip left on the servers.
+fn left_by_flips(state: &State) -> Vec<String> {
+    let left = state.clusters.iter().filter_map(|(name, cluster)| {
+        let flip = cluster.switchover.as_ref()?;
+        Some(format!(
+            "left: cluster {name} was in the middle of a flip from {} to {}, whose primaries may both be read-only; start pairflipd, which finishes or undoes it, or make one of them writable",
+            flip.from, flip.to
+        ))
+    });
+    left.collect()
 }
 
 /// VIPs first, so that no new connection comes to a host that no longer forwards it.
@@ -56,4 +70,34 @@ async fn unload(config: &Config, state_dir: &StateDir, state: &mut State) -> Res
         state_dir.save(state)?;
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{ClusterState, SwitchoverRecord};
+
+    #[test]
+    fn what_a_flip_left_on_the_servers_is_told() {
+        let mut state = State::default();
+        assert!(left_by_flips(&state).is_empty());
+        let switchover = Some(SwitchoverRecord {
+            from: "pair1".into(),
+            to: "pair2".into(),
+            position: None,
+            target_was_writable: false,
+        });
+        let cluster = ClusterState {
+            active_pair: "pair2".into(),
+            reason: String::new(),
+            since: 0,
+            failover: None,
+            switchover,
+        };
+        state.clusters.insert("main".into(), cluster);
+        assert!(
+            left_by_flips(&state)[0]
+                .contains("cluster main was in the middle of a flip from pair1 to pair2")
+        );
+    }
 }

@@ -156,6 +156,11 @@ impl Switchover {
         self.told.is_some()
     }
 
+    /// Returns whether it gives the writes back to this pair.
+    pub(super) fn is_undone_to(&self, pair: PairId) -> bool {
+        self.undo.is_some() && self.from == pair
+    }
+
     fn view(&self) -> SwitchoverView {
         SwitchoverView {
             step: self.step,
