@@ -449,6 +449,10 @@ fn one_check_that_sees_the_new_primary_writable_ends_nothing_after_a_restart() {
     world.switch();
     world.read_only.insert(A, false);
     world.restart(false);
+    world.modes.insert("fence", Mode::Fails(StepFault::Refused));
+    world.wait(2);
+    assert!(world.alarm().is_some_and(|text| text.contains("both primaries may take writes")));
+    world.modes.clear();
     world.wait(8);
     world.assert_done("one primary is enough");
 

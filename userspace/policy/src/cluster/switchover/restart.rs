@@ -184,6 +184,7 @@ impl Cluster {
             Some(IntentStage::Promoting { position }) if running.is_sure => Some(position.clone()),
             Some(IntentStage::Promoting { .. } | IntentStage::Prepared) | None => None,
         };
+        let new_writes = self.backends[&to].read_only() == Some(false);
         match (step, result, position) {
             (Step::Survey { .. }, Ok(StepAnswer::Surveyed(survey)), _) => {
                 self.asked_again((from, to), *survey, now, outputs);
@@ -213,6 +214,12 @@ impl Cluster {
                 self.enter(SwitchoverStep::Commit, now, outputs);
             }
             (_, Ok(_), _) => self.enter(SwitchoverStep::Unfence, now, outputs),
+            (Step::Fence { .. }, Err(StepFailure { text, .. }), _) if new_writes => {
+                let text = format!(
+                    "both primaries may take writes: the old one could not be made read-only: {text}; it is tried again every second; make it read-only by hand"
+                );
+                self.stuck(Obstacle::NewWrites, text, now, outputs);
+            }
             (step, Err(StepFailure { text, .. }), _) => {
                 let text = format!(
                     "nobody takes writes until the new primary is known to have everything ({}): {text}; it is tried again every second; if the old primary is lost, make the new one writable by hand",
